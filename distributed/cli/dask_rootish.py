@@ -1,0 +1,254 @@
+"""``dask rootish``: see what the scheduler takes for root-ish, and what that does.
+
+``dask`` imports this module whatever it is asked to do, so what a sub-command needs
+is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Named here too, because the module that knows them is expensive to import. A test
+# compares.
+POLICIES = ("heuristic", "marked", "producers")
+SOURCES = ("zarr", "netcdf", "iris", "handles")
+
+PLOT_NAME = "rootish-demo.png"
+
+INSTALL_HINT = "pip install 'distributed[demo] @ git+https://…'"
+
+
+@click.group(name="rootish")
+@click.version_option(package_name="distributed")
+def main() -> None:
+    """See what the scheduler takes for root-ish, and what that does to memory."""
+
+
+class ByteSize(click.ParamType):
+    """A number of bytes, with or without a unit: ``2MiB``, ``500kB``, ``65536``."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        from dask.utils import parse_bytes
+
+        try:
+            return int(parse_bytes(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 2MiB or 500kB.", param, ctx)
+
+
+def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Make of a folder or a file the file to write, before any work is done."""
+    is_file = value.suffix == ".png" and not value.is_dir()
+    if not is_file and value.suffix and not value.exists():
+        raise click.BadParameter(f"{str(value)!r} must be a folder or end in .png.")
+    path = value if is_file else value / PLOT_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise click.BadParameter(f"cannot make {str(path.parent)!r}: {e.strerror}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{str(path)!r} cannot be written.")
+    return path
+
+
+@main.command(name="demo")
+@click.option(
+    "--source",
+    "sources",
+    type=click.Choice(SOURCES),
+    multiple=True,
+    default=SOURCES,
+    help="Where the data come from: Zarr stores, NetCDF files through xarray or "
+    "through Iris, or Zarr stores opened in one task and read in others. Can be given "
+    "more than once.  [default: all]",
+)
+@click.option(
+    "--policy",
+    "policies",
+    type=click.Choice(POLICIES),
+    multiple=True,
+    default=POLICIES,
+    help="Value of the setting distributed.scheduler.rootish-policy. Can be given "
+    "more than once.  [default: all]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Number of worker processes.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Number of threads of each worker.",
+)
+@click.option(
+    "--files",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Number of files. The heuristic fails from 5 on.",
+)
+@click.option(
+    "--chunks",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of chunks in each file.",
+)
+@click.option(
+    "--chunk-size",
+    type=ByteSize(),
+    default="2MiB",
+    show_default=True,
+    help="Size of a chunk, rounded down to a multiple of 64 KiB.",
+)
+@click.option(
+    "--strip-marks",
+    is_flag=True,
+    help="Hide from the scheduler which tasks are marked as data producers.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=".",
+    callback=_plot_path,
+    help=f"Where to write the plot: a file that ends in .png, or a folder in which "
+    f"it is called {PLOT_NAME}.  [default: the current folder]",
+)
+def demo(
+    sources: tuple[str, ...],
+    policies: tuple[str, ...],
+    workers: int,
+    threads: int,
+    files: int,
+    chunks: int,
+    chunk_size: int,
+    strip_marks: bool,
+    output: Path,
+) -> None:
+    """Average files that are larger than the cluster, under each policy.
+
+    Writes real files into a temporary folder, starts a cluster of processes on this
+    machine for each policy, and computes one weighted mean over all files with it.
+    Prints how much memory that took, and plots it over time.
+
+    The defaults take about a minute, 2 GB of memory, and 700 MB of disk.
+    """
+    # The same one twice would be computed twice and drawn over itself.
+    sources = tuple(dict.fromkeys(sources))
+    policies = tuple(dict.fromkeys(policies))
+
+    from distributed import rootish_demo
+
+    missing = rootish_demo.missing_packages(sources)
+    if missing:
+        raise click.ClickException(
+            f"Not installed: {', '.join(missing)}. The extra 'demo' brings what the "
+            f"demo needs: {INSTALL_HINT}"
+        )
+
+    from rich.console import Console
+
+    try:
+        data = rootish_demo.DataSpec(files, chunks, chunk_size)
+    except rootish_demo.DemoError as e:
+        raise click.UsageError(str(e))
+    try:
+        with _stop_in_order(), _progress(Console(stderr=True)) as report:
+            runs = rootish_demo.run_demo(
+                data,
+                sources,
+                policies,
+                workers=workers,
+                threads=threads,
+                strip_marks=strip_marks,
+                report=report,
+            )
+        marks = ", marks stripped" if strip_marks else ""
+        cluster = f"{workers} workers with {threads} threads each{marks}"
+        Console().print(rootish_demo.make_table(runs, data, cluster))
+        rootish_demo.write_plot(runs, data, output)
+        click.echo(f"Memory over time: {output}")
+        rootish_demo.check_results(runs)
+        click.echo("All results are equal.")
+    except (rootish_demo.DemoError, OSError) as e:
+        raise click.ClickException(str(e))
+    except KeyboardInterrupt:
+        click.echo("Aborted!", err=True)
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar in a terminal; a line for every step elsewhere, as in a log."""
+    if not console.is_terminal:
+        yield lambda done, total, what: click.echo(f"[{done}/{total}] {what}", err=True)
+        return
+
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        "{task.description}",
+        BarColumn(),
+        "{task.completed}/{task.total}",
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("Starting", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what)
+
+        yield report
+
+
+@contextlib.contextmanager
+def _stop_in_order() -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM unwind the block once, without a second interruption.
+
+    Cleaning up takes a moment, and who presses Ctrl-C again meanwhile would leave the
+    data and the workers behind.
+    """
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        click.echo("Stopping the workers and removing the data ...", err=True)
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + signum)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+if __name__ == "__main__":
+    main()  # pragma: no cover

@@ -1,0 +1,822 @@
+"""What ``dask rootish demo`` runs: one mean over many files, under every policy.
+
+The case is the one of `dask/distributed#8969
+<https://github.com/dask/distributed/issues/8969>`_: files of one variable are opened
+lazily, concatenated along time and averaged with weights. The data are real files in
+a temporary folder, and the cluster consists of processes, so that what is measured
+is what a user of a cluster would see.
+
+Nothing here knows the command line (:mod:`distributed.cli.dask_rootish` does), and
+nothing is printed: :func:`run_demo` tells a callable how far it is and returns the
+measurements, :func:`make_table` and :func:`write_plot` show them.
+
+The libraries that read and write files are imported where they are used. They come
+with the extra ``demo``, and only those of the chosen sources are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib.util
+import logging
+import math
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import psutil
+
+import dask
+from dask._task_spec import DataNode, Task
+from dask.utils import format_bytes
+
+from distributed import Client, LocalCluster
+from distributed.diagnostics.memory_recorder import MemoryRecorder
+from distributed.metrics import time
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import numpy as np
+    from rich.table import Table
+
+    #: Called with the number of steps done, of all steps, and what comes next.
+    Report = Callable[[int, int, str], None]
+    #: Seconds since the computation was submitted, and bytes at that time.
+    History = tuple[tuple[float, int], ...]
+
+#: The policies, in the order in which they came into being.
+POLICIES = ("heuristic", "marked", "producers")
+
+#: Name of the one variable in the files.
+VARIABLE = "temperature"
+
+#: Latitudes and longitudes of a field: 64 KiB in double precision.
+GRID = (64, 128)
+
+#: Bytes of one field, the smallest chunk that there can be.
+FIELD_NBYTES = GRID[0] * GRID[1] * 8
+
+#: Seconds between two looks at the memory of the worker processes.
+SAMPLE_INTERVAL = 0.05
+
+
+class DemoError(Exception):
+    """Something that the user can do something about. The message is one line."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Size of the data set that the demo writes and reads.
+
+    Parameters
+    ----------
+    files
+        Number of files, or of stores.
+    chunks
+        Number of chunks in each file.
+    chunk_size
+        Bytes in a chunk. Chunks hold whole fields, so this is rounded down to a
+        multiple of :data:`FIELD_NBYTES`.
+    """
+
+    files: int = 8
+    chunks: int = 30
+    chunk_size: int = 2**21
+
+    def __post_init__(self) -> None:
+        if self.files < 1 or self.chunks < 1:
+            raise DemoError("There must be at least one file, with at least one chunk.")
+        if self.chunk_size < FIELD_NBYTES:
+            raise DemoError(
+                f"A chunk cannot be smaller than one field, "
+                f"{format_bytes(FIELD_NBYTES)}; asked for: {self.chunk_size} B."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps (fields) in a chunk."""
+        return self.chunk_size // FIELD_NBYTES
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the variable in one file: time, latitude, longitude."""
+        return (self.chunks * self.steps, *GRID)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """Shape of one chunk."""
+        return (self.steps, *GRID)
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes in one chunk, after rounding."""
+        return self.steps * FIELD_NBYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in all files."""
+        return self.files * self.chunks * self.chunk_nbytes
+
+    def __str__(self) -> str:
+        return (
+            f"{format_bytes(self.nbytes)}: {self.files} files of "
+            f"{self.chunks} chunks of {format_bytes(self.chunk_nbytes)}"
+        )
+
+
+# -- Writing -------------------------------------------------------------------------
+
+
+def _chunk_values(data: DataSpec, file: int, chunk: int) -> np.ndarray:
+    """Values of one chunk; the same for every format, and incompressible."""
+    import numpy as np
+
+    return np.random.default_rng((file, chunk)).random(data.chunk_shape)
+
+
+def _write_zarr(path: Path, data: DataSpec, file: int) -> None:
+    import zarr
+
+    array = zarr.open_array(
+        str(path), mode="w", shape=data.shape, chunks=data.chunk_shape, dtype="f8"
+    )
+    for i in range(data.chunks):
+        start = i * data.steps
+        array[start : start + data.steps] = _chunk_values(data, file, i)
+
+
+def _write_netcdf(path: Path, data: DataSpec, file: int) -> None:
+    import netCDF4
+    import numpy as np
+
+    axes = {
+        "time": (np.arange(data.shape[0]) + file * data.shape[0], "days since 2000-01-01"),
+        "latitude": (np.linspace(-89, 89, GRID[0]), "degrees_north"),
+        "longitude": (np.linspace(0, 359, GRID[1]), "degrees_east"),
+    }
+    with netCDF4.Dataset(path, "w") as ds:
+        for name, (values, units) in axes.items():
+            ds.createDimension(name, len(values))
+            axis = ds.createVariable(name, "f8", (name,))
+            axis.standard_name = name
+            axis.units = units
+            axis[:] = values
+        # Contiguous: HDF5 keeps a cache of chunks for every open file, many times
+        # what the scheduler lets in, and would hide it in the process memory.
+        var = ds.createVariable(
+            VARIABLE, "f8", tuple(axes), contiguous=True, fill_value=False
+        )
+        var.units = "K"
+        for i in range(data.chunks):
+            start = i * data.steps
+            var[start : start + data.steps] = _chunk_values(data, file, i)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way of storing the data set: the suffix of its files, and who writes one."""
+
+    suffix: str
+    write: Callable[[Path, DataSpec, int], None]
+
+    def paths(self, folder: Path, data: DataSpec) -> list[Path]:
+        """Where the files of the data set are, in the order of their times."""
+        return [folder / f"{i:04d}{self.suffix}" for i in range(data.files)]
+
+
+ZARR = Format(".zarr", _write_zarr)
+NETCDF = Format(".nc", _write_netcdf)
+
+
+# -- Opening -------------------------------------------------------------------------
+
+
+def _open_zarr(paths: Sequence[Path], data: DataSpec) -> da.Array:
+    import dask.array as da
+
+    return da.concatenate([da.from_zarr(str(path)) for path in paths])
+
+
+def _open_netcdf(paths: Sequence[Path], data: DataSpec) -> da.Array:
+    import xarray
+
+    ds = xarray.open_mfdataset(
+        [str(path) for path in paths],
+        combine="nested",
+        concat_dim="time",
+        chunks={"time": data.steps},
+        engine="netcdf4",
+        join="override",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+    )
+    return ds[VARIABLE].data
+
+
+def _open_iris(paths: Sequence[Path], data: DataSpec) -> da.Array:
+    import iris
+    from iris.cube import CubeList
+    from iris.fileformats.netcdf.loader import CHUNK_CONTROL
+
+    # Left alone, Iris joins chunks until they have the size that dask prefers: a
+    # whole file here.
+    with CHUNK_CONTROL.set(VARIABLE, time=data.steps):
+        cubes = CubeList(iris.load_cube(str(path), VARIABLE) for path in paths)
+    return cubes.concatenate_cube().core_data()
+
+
+class StoreHandle:
+    """An opened Zarr array that opens itself anew wherever it is unpickled.
+
+    It stands for the small objects that users pass from the task which opens a file
+    to those which read from it.
+
+    Parameters
+    ----------
+    path
+        Where the Zarr array is.
+    """
+
+    def __init__(self, path: str):
+        import zarr
+
+        self.path = path
+        self.array = zarr.open_array(path, mode="r")
+
+    def __reduce__(self) -> tuple[type[StoreHandle], tuple[str]]:
+        return type(self), (self.path,)
+
+
+def open_handle(path: str) -> StoreHandle:
+    """Open the Zarr array at ``path``."""
+    return StoreHandle(path)
+
+
+def read_chunk(handle: StoreHandle, i: int, steps: int) -> np.ndarray:
+    """Read the ``i``-th chunk of ``steps`` time steps through an opened handle."""
+    import numpy as np
+
+    return np.asarray(handle.array[i * steps : (i + 1) * steps])
+
+
+def _open_handles(paths: Sequence[Path], data: DataSpec) -> da.Array:
+    import dask.array as da
+
+    # Pure, so that keys and with them the order of the tasks are always the same.
+    read = dask.delayed(read_chunk, pure=True)
+    handles = [dask.delayed(open_handle, pure=True)(str(path)) for path in paths]
+    return da.concatenate(
+        [
+            da.from_delayed(read(handle, i, data.steps), data.chunk_shape, dtype="f8")
+            for handle in handles
+            for i in range(data.chunks)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A way of getting at the data set.
+
+    Parameters
+    ----------
+    format
+        What its files are.
+    open
+        Opens them as one lazy array, with the chunks of the data set.
+    packages
+        What has to be installed: the name of each module, and that of the package
+        which brings it.
+    """
+
+    format: Format
+    open: Callable[[Sequence[Path], DataSpec], da.Array]
+    packages: Mapping[str, str]
+
+
+SOURCES: Mapping[str, Source] = {
+    "zarr": Source(ZARR, _open_zarr, {"zarr": "zarr"}),
+    "netcdf": Source(
+        NETCDF, _open_netcdf, {"netCDF4": "netCDF4", "xarray": "xarray"}
+    ),
+    "iris": Source(
+        NETCDF, _open_iris, {"netCDF4": "netCDF4", "iris": "scitools-iris"}
+    ),
+    "handles": Source(ZARR, _open_handles, {"zarr": "zarr"}),
+}
+
+
+def missing_packages(sources: Sequence[str]) -> list[str]:
+    """Names of the packages that ``sources`` need and that are not installed."""
+    needed = {"numpy": "numpy", "matplotlib": "matplotlib", "rich": "rich"}
+    for source in sources:
+        needed.update(SOURCES[source].packages)
+    return [
+        package
+        for module, package in needed.items()
+        if importlib.util.find_spec(module) is None
+    ]
+
+
+# -- Computing and measuring ---------------------------------------------------------
+
+
+def weighted_mean(x: da.Array) -> da.Array:
+    """Mean over time (the first axis) with a weight for every time step.
+
+    Parameters
+    ----------
+    x
+        Array whose first axis is time.
+
+    Returns
+    -------
+    Array of one dimension less: one field.
+    """
+    import dask.array as da
+    import numpy as np
+
+    steps = np.linspace(0, 4 * np.pi, x.shape[0])
+    w = da.from_array(1.5 + np.cos(steps), chunks=(x.chunks[0],))[:, None, None]
+    return (x * w).sum(axis=0) / w.sum()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one computation took. Memory is in bytes and summed over the workers.
+
+    Parameters
+    ----------
+    source, policy
+        What was computed, and under which policy.
+    managed
+        Peak of managed memory, seen by the scheduler at every transition.
+    process
+        Peak of the resident memory of the worker processes, above what they held
+        just before.
+    moved
+        Bytes that the workers sent to each other.
+    seconds
+        From the opened array to the result.
+    managed_history, process_history
+        The same memory over time.
+    result
+        The field that was computed.
+    """
+
+    source: str
+    policy: str
+    managed: int
+    process: int
+    moved: int
+    seconds: float
+    managed_history: History = field(repr=False)
+    process_history: History = field(repr=False)
+    result: np.ndarray = field(repr=False, compare=False)
+
+
+class ProcessMemory:
+    """Sample the resident memory of some processes from a thread of this one.
+
+    Parameters
+    ----------
+    pids
+        The processes. Those that end meanwhile count as 0.
+    interval
+        Seconds between two samples.
+
+    Attributes
+    ----------
+    history : list of (float, int)
+        Time (seconds since the epoch) and bytes at that time. The first sample is
+        taken on entry, the last on exit.
+    """
+
+    def __init__(self, pids: Sequence[int], interval: float = SAMPLE_INTERVAL):
+        self.processes = [psutil.Process(pid) for pid in pids]
+        self.interval = interval
+        self.history: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="rootish-demo-memory", daemon=True
+        )
+
+    def _sample(self) -> None:
+        total = 0
+        for process in self.processes:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        self.history.append((time(), total))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.interval):
+            self._sample()
+
+    def __enter__(self) -> ProcessMemory:
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+
+
+@contextlib.contextmanager
+def stripped_marks() -> Iterator[None]:
+    """Let no task in this process be marked as a data producer.
+
+    The scheduler of a ``LocalCluster`` runs in the process that starts it, so this
+    is what it sees, whatever the collections have marked.
+    """
+    with (
+        mock.patch.object(Task, "data_producer", False),
+        mock.patch.object(DataNode, "data_producer", False),
+    ):
+        yield
+
+
+def _warm_up(source: str, path: Path, data: DataSpec) -> None:
+    """Read one chunk on a worker, outside of the computation.
+
+    What the libraries take when they are first used is not overproduction.
+    """
+    x = SOURCES[source].open([path], data)
+    weighted_mean(x[: data.steps]).compute(scheduler="synchronous")
+
+
+def _release_memory() -> None:
+    """Give back to the system what the last computation left behind."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # only there is in glibc
+
+
+def _bytes_sent(dask_worker: Any) -> int:
+    return int(dask_worker.transfer_outgoing_bytes_total)
+
+
+class Bench:
+    """A cluster under one policy, and what it takes to measure computations on it.
+
+    Use :func:`start_bench`.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    cluster
+        A cluster whose scheduler runs in this process.
+    policy
+        The policy, to write it down with the measurements.
+    """
+
+    def __init__(self, client: Client, cluster: LocalCluster, policy: str):
+        self.client = client
+        self.cluster = cluster
+        self.policy = policy
+        self.recorder = MemoryRecorder(interval=0.01)
+        cluster.sync(self._add_recorder)
+
+    async def _add_recorder(self) -> None:
+        await self.recorder.start(self.cluster.scheduler)
+        self.cluster.scheduler.add_plugin(self.recorder)
+
+    async def _reset_recorder(self) -> None:
+        self.recorder.reset()
+
+    def run(self, source: str, paths: Sequence[Path], data: DataSpec) -> Run:
+        """Compute the weighted mean of one source, and measure it.
+
+        Parameters
+        ----------
+        source
+            Key of :data:`SOURCES`.
+        paths
+            Its files.
+        data
+            What is in them.
+        """
+        client = self.client
+        client.run(_warm_up, source, paths[0], data)
+        mean = weighted_mean(SOURCES[source].open(paths, data))
+        client.run(_release_memory)
+        pids = list(client.run(os.getpid).values())
+        sent = sum(client.run(_bytes_sent).values())
+        # On the event loop, so that no transition comes in between.
+        self.cluster.sync(self._reset_recorder)
+        with ProcessMemory(pids) as processes:
+            start = time()
+            result = client.compute(mean).result()
+            stop = time()
+        moved = sum(client.run(_bytes_sent).values()) - sent
+        idle = processes.history[0][1]
+        return Run(
+            source=source,
+            policy=self.policy,
+            managed=self.recorder.peak_managed,
+            process=max(nbytes for _, nbytes in processes.history) - idle,
+            moved=moved,
+            seconds=stop - start,
+            managed_history=tuple(
+                (t - start, nbytes) for t, nbytes in self.recorder.history
+            ),
+            process_history=tuple(
+                (t - start, nbytes - idle) for t, nbytes in processes.history
+            ),
+            result=result,
+        )
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Hold back Ctrl-C until the end of the block.
+
+    A cluster that is interrupted while it starts leaves processes behind. And those
+    that are started in the block never see the signal, which a terminal sends to all
+    of its processes: it is this process that stops its workers, in good order.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def start_bench(
+    policy: str, workers: int, threads: int, local_directory: Path
+) -> Iterator[Bench]:
+    """Start a cluster of processes under a policy, and stop it in the end.
+
+    Parameters
+    ----------
+    policy
+        Value of ``distributed.scheduler.rootish-policy``.
+    workers
+        Number of worker processes.
+    threads
+        Number of threads of each worker.
+    local_directory
+        Where the workers may write.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            dask.config.set({"distributed.scheduler.rootish-policy": policy})
+        )
+        with _interrupts_deferred():
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    processes=True,
+                    local_directory=str(local_directory),
+                    # No dashboard, and a free port, since 8787 may be in use
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.ERROR,
+                )
+            )
+            client = stack.enter_context(Client(cluster))
+        yield Bench(client, cluster, policy)
+
+
+def run_demo(
+    data: DataSpec,
+    sources: Sequence[str] = tuple(SOURCES),
+    policies: Sequence[str] = POLICIES,
+    *,
+    workers: int = 2,
+    threads: int = 2,
+    strip_marks: bool = False,
+    report: Report = lambda done, total, what: None,
+) -> list[Run]:
+    """Write the data set, and compute its mean from every source under every policy.
+
+    The data are written into a temporary folder that is removed in the end, also
+    when something goes wrong on the way.
+
+    Parameters
+    ----------
+    data
+        Size of the data set.
+    sources
+        Keys of :data:`SOURCES`.
+    policies
+        Members of :data:`POLICIES`.
+    workers, threads
+        Number of worker processes, and of threads of each.
+    strip_marks
+        Whether to hide all marks of data producers from the scheduler.
+    report
+        Is told before every step how many were done, how many there are, and what
+        this one is.
+
+    Returns
+    -------
+    One item for every source and policy, in the order of the sources.
+
+    Raises
+    ------
+    DemoError
+        If there is too little room for the data, or a computation failed.
+    """
+    formats = list(dict.fromkeys(SOURCES[source].format for source in sources))
+    total = len(formats) * data.files + len(policies) * (1 + len(sources))
+    runs = []
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        report(done, total, what)
+        done += 1
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(
+            prefix="dask-rootish-demo-", ignore_cleanup_errors=True
+        )))
+        check_room(folder, len(formats) * data.nbytes)
+        if strip_marks:
+            stack.enter_context(stripped_marks())
+        for fmt in formats:
+            for i, path in enumerate(fmt.paths(folder, data)):
+                step(f"Writing {path.name}")
+                fmt.write(path, data, i)
+        for policy in policies:
+            step(f"Starting a cluster, policy {policy}")
+            with start_bench(policy, workers, threads, folder) as bench:
+                for source in sources:
+                    step(f"Computing {source}, policy {policy}")
+                    paths = SOURCES[source].format.paths(folder, data)
+                    try:
+                        runs.append(bench.run(source, paths, data))
+                    except Exception as e:
+                        raise DemoError(
+                            f"{source} under policy {policy} failed: {e!r}"
+                        ) from e
+        report(total, total, "Done")
+    return sorted(runs, key=lambda run: sources.index(run.source))
+
+
+def check_room(folder: Path, nbytes: int) -> None:
+    """Raise :class:`DemoError` if ``folder`` has no room for ``nbytes``."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DemoError(
+            f"The data set takes {format_bytes(nbytes)}, but there are only "
+            f"{format_bytes(free)} in {folder.parent}; ask for fewer --files or set "
+            "TMPDIR to another folder."
+        )
+
+
+def check_results(runs: Sequence[Run]) -> None:
+    """Raise :class:`DemoError` if two runs differ by more than rounding.
+
+    The data are the same in every format, and so are the chunks.
+    """
+    import numpy as np
+
+    for run in runs[1:]:
+        if not np.allclose(run.result, runs[0].result, rtol=1e-9, atol=0):
+            raise DemoError(
+                f"The result of {run.source} under policy {run.policy} differs from "
+                f"that of {runs[0].source} under policy {runs[0].policy}."
+            )
+
+
+# -- Showing -------------------------------------------------------------------------
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if part >= whole / 100 else "< 1%"
+
+
+def make_table(runs: Sequence[Run], data: DataSpec, cluster: str) -> Table:
+    """Show the measurements, a section for each source.
+
+    Parameters
+    ----------
+    runs
+        Those of one source must follow each other.
+    data
+        What they read.
+    cluster
+        What they ran on, for a person to read.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"Weighted mean over {data}",
+        caption=(
+            f"{cluster}. Peaks are sums over the workers; that of the processes is "
+            "what came on top of their memory before."
+        ),
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    table.add_column("source")
+    table.add_column("policy")
+    table.add_column("managed\npeak", justify="right")
+    table.add_column("of the\ndata", justify="right")
+    table.add_column("process\npeak", justify="right")
+    table.add_column("moved", justify="right")
+    table.add_column("seconds", justify="right")
+    for i, run in enumerate(runs):
+        last = i + 1 == len(runs) or runs[i + 1].source != run.source
+        # Half of the data in memory at once is not what anybody wants.
+        style = "red" if run.managed > data.nbytes / 2 else "green"
+        table.add_row(
+            run.source,
+            run.policy,
+            f"[{style}]{format_bytes(run.managed)}[/]",
+            f"[{style}]{_percent(run.managed, data.nbytes)}[/]",
+            format_bytes(run.process),
+            format_bytes(run.moved),
+            f"{run.seconds:.1f}",
+            end_section=last,
+        )
+    return table
+
+
+#: Colours that can be told apart with any kind of colour vision (Okabe and Ito).
+_COLOURS = {"heuristic": "#D55E00", "marked": "#0072B2", "producers": "#009E73"}
+
+
+def write_plot(runs: Sequence[Run], data: DataSpec, path: Path) -> None:
+    """Plot the memory of the cluster over time: a panel per source, a line per policy.
+
+    Parameters
+    ----------
+    runs
+        The measurements.
+    data
+        What they read; its size is the dashed line.
+    path
+        Where to write the picture (PNG).
+    """
+    # The object-oriented interface needs no display, and leaves the backend alone.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sources = list(dict.fromkeys(run.source for run in runs))
+    columns = min(len(sources), 2)
+    rows = math.ceil(len(sources) / columns)
+    figure = Figure(figsize=(1 + 4.5 * columns, 1.2 + 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    mib = 2**20
+    for ax in axes[len(sources) :]:
+        ax.set_visible(False)
+    for ax, source in zip(axes, sources):
+        ax.axhline(data.nbytes / mib, color="0.4", linestyle="--", linewidth=1)
+        ax.annotate(
+            "data set",
+            (1, data.nbytes / mib),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, -3),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="0.4",
+            fontsize="small",
+        )
+        for run in runs:
+            if run.source == source:
+                times, nbytes = zip(*run.managed_history)
+                colour = _COLOURS.get(run.policy)
+                values = [n / mib for n in nbytes]
+                ax.plot(times, values, color=colour, label=run.policy)
+                ax.fill_between(times, values, color=colour, alpha=0.15, linewidth=0)
+        ax.set_title(source)
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("managed memory (MiB)")
+        ax.set_xlabel("seconds")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        title="distributed.scheduler.rootish-policy",
+    )
+    figure.suptitle(f"Weighted mean over {data}")
+    figure.savefig(path, dpi=120)
