@@ -1,0 +1,388 @@
+"""Which tasks are root-ish: held back by the scheduler until a thread is free for them.
+
+A task is root-ish when running it *brings data into the cluster* and *it does not
+matter where it runs*. Sent out all at once, such tasks fill the cluster with their
+output before anything has consumed it; and there is no reason to send them to one worker
+rather than to another. Every other task is sent, as soon as it can run, to a worker that
+holds its inputs.
+
+Whether it matters where a task runs is a question of price. Root-ish tasks go to whichever
+worker is free, so in the end each of their inputs lies on every worker, or on as many
+as it has users. The **price** of a task is its share of these copies, in bytes. It is
+weighed against what the copies buy:
+
+data
+    A task may cost up to a fixed part of what it brings in. A path, an opened file, an
+    asset table or a small table of weights costs next to nothing, at any depth of the
+    graph and however many of them there are. A chunk to be sliced costs as much as
+    comes out.
+work
+    Where a group has fewer inputs than the cluster has workers, keeping its tasks beside
+    their inputs leaves workers idle. Copying is worth the time that these would save.
+
+Bytes decide, not the number of groups that a task depends on, and not who wrote the
+loader. What a task brings in is the mean output of its group so far; inputs are in memory
+when the question is asked, so that their sizes are known.
+
+Two more things are needed. There must be *more tasks than the cluster runs at once*,
+counted over the groups of a prefix since loaders often make one group per file: holding
+back fewer changes nothing. And the supply must *not be throttled already*: a task per
+opened file follows an opening that is itself held back, and belongs beside it. Tasks
+that clearly outnumber their inputs, and tasks without any, are not throttled by
+anything; neither is a group that runs on all threads and has more to run.
+
+The mark ``Task.data_producer``, set by some collections, replaces these last two
+conditions, but does not make a large input cheap.
+
+See the page "How the decision is made" of the documentation for the evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import dask
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.scheduler import SchedulerState, TaskGroup, TaskState
+
+#: A group is larger than the cluster when it has more tasks than this for each thread.
+TASKS_PER_THREAD = 2
+
+#: Bytes of copies that a task may cost for each byte that it brings in. Of the measured
+#: shapes, those that gain from being held back cost at most 0.1, and those that lose by it
+#: at least 0.5.
+DATA_PRICE = 0.25
+
+#: Output assumed for a task as long as none of its group has finished, in bytes.
+UNKNOWN_OUTPUT = 2**20
+
+#: What it costs to copy an input, however small, in bytes.
+MESSAGE_BYTES = 2**14
+
+#: A price that is negligible whatever the output: in bytes, and as a part of the time
+#: that the task takes.
+NEGLIGIBLE_BYTES = 2**16
+NEGLIGIBLE_TIME = 0.05
+
+#: Tasks outnumber their inputs clearly from this number of inputs per task downwards.
+INPUTS_PER_TASK = 0.5
+
+#: Part of ``distributed.scheduler.unknown-task-duration`` that is assumed for a task
+#: that may be worth copying for: the default of 500 ms is a guess on the safe side for
+#: occupancy, and on the other side here.
+UNKNOWN_DURATION_PART = 0.1
+
+#: Default of ``distributed.scheduler.rootish-taskgroup`` and
+#: ``rootish-taskgroup-dependencies``.
+DEFAULT_COUNT = 5
+
+
+class Verdict(NamedTuple):
+    """Whether a task is root-ish, and why.
+
+    Attributes
+    ----------
+    rootish
+        Whether the task is held back until a thread is free for it.
+    reason
+        Name of the reason; the same for all tasks that were judged alike.
+    explanation
+        The reason as a sentence for people.
+    """
+
+    rootish: bool
+    reason: str
+    explanation: str
+
+
+RESTRICTED = Verdict(False, "restricted", "It may run on some workers only.")
+ACTOR = Verdict(False, "actor", "It is an actor.")
+FEW = Verdict(False, "few", "The cluster can run all of its tasks at once.")
+DEAR = Verdict(
+    False, "dear", "Copying its inputs to other workers costs more than it buys."
+)
+THROTTLED = Verdict(
+    False,
+    "throttled",
+    "Its inputs arrive one by one; it runs where its input is.",
+)
+WAITING = Verdict(False, "waiting", "The sizes of its inputs are not known yet.")
+ROOT = Verdict(True, "root", "It has no inputs and brings data in.")
+PRODUCER = Verdict(
+    True,
+    "producer",
+    "Its inputs cost next to nothing beside the data that it brings in.",
+)
+UNTHROTTLED = Verdict(
+    True,
+    "unthrottled",
+    "Its inputs are all there at once and cost next to nothing beside the data that it "
+    "brings in.",
+)
+WORK = Verdict(
+    True, "work", "Few workers hold its inputs; copying them sets the others to work."
+)
+COUNTED = Verdict(True, "counted", "It has fewer dependencies than the settings say.")
+NOT_COUNTED = Verdict(
+    False,
+    "not-counted",
+    "The cluster can run all of its tasks at once, or it has more dependencies than the "
+    "settings say.",
+)
+MARKED = Verdict(True, "marked", "It is marked as a data producer.")
+BASE = Verdict(True, "p2p", "It unpacks a P2P shuffle, which spreads it itself.")
+NOT_BASE = Verdict(False, "not-p2p", "A P2P shuffle places it.")
+
+
+class GroupFacts:
+    """What is known of a task group, kept with it and reviewed as it grows.
+
+    Attributes
+    ----------
+    data
+        Price that a task may cost for the data that it brings in, in bytes.
+    negligible
+        Price that is negligible for a task, in bytes.
+    work
+        Bytes that one worker could receive while a task of this group runs.
+    review_at
+        Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
+    """
+
+    __slots__ = ("data", "negligible", "review_at", "work")
+
+    data: float
+    negligible: float
+    work: float
+    review_at: int
+
+    def __init__(self, state: SchedulerState, tg: TaskGroup):
+        prefix = tg.prefix
+        collection = tg if tg.nbytes_total else prefix
+        finished = sum(collection._types.values())
+        output = collection.nbytes_total / finished if finished else UNKNOWN_OUTPUT
+        duration = state._get_prefix_duration(prefix)
+        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
+            duration *= UNKNOWN_DURATION_PART
+        self.work = state.bandwidth * duration
+        self.data = DATA_PRICE * output
+        self.negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
+        # The first output is news; later ones are when they might change the mean.
+        self.review_at = 2 * tg.nbytes_total or 1
+
+
+def within_count(
+    state: SchedulerState, tg: TaskGroup, limit: float = math.inf
+) -> bool:
+    """Whether a group is root-ish by the number of its tasks and dependencies alone.
+
+    Parameters
+    ----------
+    state
+        Holds the size of the cluster and the settings
+        ``distributed.scheduler.rootish-taskgroup`` and
+        ``distributed.scheduler.rootish-taskgroup-dependencies``.
+    tg
+        The group to judge.
+    limit
+        Bound on both settings.
+    """
+    ngroups = min(state.rootish_tg_threshold, limit)
+    ntasks = min(state.rootish_tg_dependencies_threshold, limit)
+    return (
+        len(tg) > TASKS_PER_THREAD * state.total_nthreads
+        and len(tg.dependencies) < ngroups
+        and sum(map(len, tg.dependencies)) < ntasks
+    )
+
+
+def larger_than_cluster(state: SchedulerState, tg: TaskGroup) -> bool:
+    """Whether a group, or what is left of its prefix, has more tasks than the cluster runs.
+
+    Loaders often make one small group per file, all of one prefix. Tasks of other groups
+    that are kept in memory (persisted) are over and done with, and do not count.
+    """
+    enough = TASKS_PER_THREAD * state.total_nthreads
+    if len(tg) > enough:
+        return True
+    prefix = tg.prefix
+    states = prefix.states
+    return (
+        len(prefix) - states["forgotten"] - states["erred"] - states["memory"] > enough
+    )
+
+
+class RootishPolicy(ABC):
+    """A rule for what is root-ish.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state. Policies read it and never change it.
+    """
+
+    #: Value of ``distributed.scheduler.rootish-policy``
+    name: ClassVar[str]
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: SchedulerState):
+        self.state = state
+
+    @abstractmethod
+    def verdict(self, ts: TaskState) -> Verdict:
+        """Judge a task that is about to leave the state ``waiting``.
+
+        Parameters
+        ----------
+        ts
+            The task. Sizes of its inputs are known when they are in memory, as they are
+            whenever the scheduler asks.
+        """
+
+
+class Producers(RootishPolicy):
+    """Root-ish is what brings in data and may run anywhere. See the module's docstring.
+
+    Costs O(dependencies of the task), and stops at the first that is too dear.
+    """
+
+    name = "producers"
+
+    __slots__ = ()
+
+    def verdict(self, ts: TaskState) -> Verdict:
+        if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
+            return RESTRICTED
+        if ts.actor:
+            return ACTOR
+        state = self.state
+        if not ts._queueable:
+            return BASE if state._is_rootish_marked(ts) else NOT_BASE
+        tg = ts.group
+        run_spec = ts.run_spec
+        marked = run_spec is not None and run_spec.data_producer
+        if not marked and not larger_than_cluster(state, tg):
+            return FEW
+        if not ts.dependencies:
+            return MARKED if marked else ROOT
+        if ts.waiting_on and not marked:
+            return WAITING
+        verdict = self._weigh(ts, tg, marked)
+        if not verdict.rootish and self._asked_for(tg):
+            return COUNTED
+        return verdict
+
+    def _weigh(self, ts: TaskState, tg: TaskGroup, marked: bool) -> Verdict:
+        """Weigh the price of the inputs of ``ts`` against what copying them buys."""
+        state = self.state
+        facts = tg.rootish_facts
+        if facts is None or tg.nbytes_total >= facts.review_at:
+            facts = tg.rootish_facts = GroupFacts(state, tg)
+
+        # A single worker has nothing to copy, but the cluster may grow
+        nworkers = max(len(state.workers), 2)
+        ntasks = len(tg)
+        allowed = max(facts.data, NEGLIGIBLE_BYTES if marked else facts.negligible)
+        price = 0.0
+        # Inputs of the task, each shared out among its users
+        inputs = 0.0
+        for dts in ts.dependencies:
+            users = len(dts.dependents) or 1
+            inputs += 1 / users
+            copies = nworkers - len(dts.who_has or ())
+            if copies > 0:
+                nbytes = dts.get_nbytes() + MESSAGE_BYTES
+                price += nbytes * copies / max(users, nworkers)
+            if price > allowed and inputs * ntasks >= nworkers:
+                return DEAR
+
+        if not marked and inputs > INPUTS_PER_TASK:
+            if price > facts.data:
+                return DEAR
+            running = tg.prefix.states["processing"]
+            if ts.state != "queued" and (
+                running <= TASKS_PER_THREAD * state.total_nthreads
+                or math.isinf(state.WORKER_SATURATION)
+            ):
+                return THROTTLED
+            return UNTHROTTLED
+        if price <= allowed:
+            return PRODUCER
+        # A group with fewer inputs than there are workers would leave some idle. Time
+        # that copying takes on the workers that hold them, and time that it saves:
+        idle = 1 - inputs * ntasks / nworkers
+        if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
+            return WORK
+        return DEAR
+
+    def _asked_for(self, tg: TaskGroup) -> bool:
+        """Whether the user raised the settings so far that they take in this group.
+
+        What the defaults take in is decided by bytes, which know better. Beyond them,
+        the settings are a demand of the user: the published way around #8969 is to
+        raise them to the number of files.
+        """
+        state = self.state
+        return (
+            state.rootish_tg_threshold > DEFAULT_COUNT
+            or state.rootish_tg_dependencies_threshold > DEFAULT_COUNT
+        ) and within_count(state, tg) and not within_count(state, tg, DEFAULT_COUNT)
+
+
+class Marked(RootishPolicy):
+    """The rule of the base: marked as a data producer, or few dependencies."""
+
+    name = "marked"
+
+    __slots__ = ()
+
+    def verdict(self, ts: TaskState) -> Verdict:
+        if not self.state._is_rootish_marked(ts):
+            return NOT_COUNTED
+        return MARKED if ts.run_spec and ts.run_spec.data_producer else COUNTED
+
+
+class Heuristic(RootishPolicy):
+    """Few dependencies, as in distributed 2024.12 and before; marks do not count."""
+
+    name = "heuristic"
+
+    __slots__ = ()
+
+    def verdict(self, ts: TaskState) -> Verdict:
+        if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
+            return RESTRICTED
+        return COUNTED if within_count(self.state, ts.group) else NOT_COUNTED
+
+
+POLICIES: dict[str, type[RootishPolicy]] = {
+    policy.name: policy for policy in (Producers, Marked, Heuristic)
+}
+
+
+def make_policy(state: SchedulerState) -> RootishPolicy:
+    """Make the policy that the setting ``distributed.scheduler.rootish-policy`` names.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state that the policy will judge by.
+
+    Raises
+    ------
+    ValueError
+        If the setting names no policy.
+    """
+    name = dask.config.get("distributed.scheduler.rootish-policy")
+    try:
+        return POLICIES[name](state)
+    except (KeyError, TypeError):
+        raise ValueError(
+            "`distributed.scheduler.rootish-policy` must be one of "
+            f"{', '.join(POLICIES)}; got {name!r}"
+        ) from None

@@ -1,0 +1,48 @@
+"""Partial module: the part of ``distributed.scheduler`` that differs from the base.
+
+The build puts these definitions into the base's module; what happens to which name is
+written down in ``continuous_integration/fork/divergence.json``.
+"""
+
+from __future__ import annotations
+
+from distributed.rootish import GroupFacts, RootishPolicy, make_policy
+
+
+class TaskGroup:
+    #: What the root-ish policy knows about this group, or None if it was never asked
+    rootish_facts: GroupFacts | None
+
+    def __init__(self, name: str, prefix: TaskPrefix):
+        self.rootish_facts = None
+
+
+class SchedulerState:
+    #: Decides which tasks are root-ish
+    #: (see ``distributed.scheduler.rootish-policy``)
+    rootish_policy: RootishPolicy
+
+    def __init__(self, **kwargs: Any):
+        self.rootish_policy = make_policy(self)
+
+    def is_rootish(self, ts: TaskState) -> bool:
+        """Whether ``ts`` is held back until a thread is free for it.
+
+        See Also
+        --------
+        distributed.rootish
+        """
+        return self.rootish_policy.verdict(ts).rootish
+
+    def _transition_queued_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
+        """Give a queued task to a worker.
+
+        A task may be queued before anything is known of what its group brings in. If
+        that turned out to be little, it goes where its inputs are.
+        """
+        ts = self.tasks[key]
+        if ts.dependencies and not self.is_rootish(ts):
+            if ws := self.decide_worker_non_rootish(ts):
+                self.queued.discard(ts)
+                return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+        return self._transition_queued_processing_anywhere(key, stimulus_id)
