@@ -145,18 +145,21 @@ class GroupFacts:
     ----------
     data
         Price that a task may cost for the data that it brings in, in bytes.
-    negligible
-        Price that is negligible for a task, in bytes.
+    allowed
+        Price that a task may cost for that, or that is negligible, in bytes.
+    allowed_marked
+        The same for a task that is marked as a data producer.
     work
-        Bytes that one worker could receive while a task of this group runs.
+        Bytes that a worker can receive in the time that a task takes.
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
     """
 
-    __slots__ = ("data", "negligible", "review_at", "work")
+    __slots__ = ("allowed", "allowed_marked", "data", "review_at", "work")
 
     data: float
-    negligible: float
+    allowed: float
+    allowed_marked: float
     work: float
     review_at: int
 
@@ -170,7 +173,9 @@ class GroupFacts:
             duration *= UNKNOWN_DURATION_PART
         self.work = state.bandwidth * duration
         self.data = DATA_PRICE * output
-        self.negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
+        negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
+        self.allowed = max(self.data, negligible)
+        self.allowed_marked = max(self.data, NEGLIGIBLE_BYTES)
         # The first output is news; later ones are when they might change the mean.
         self.review_at = 2 * tg.nbytes_total or 1
 
@@ -285,40 +290,49 @@ class Producers(RootishPolicy):
             facts = tg.rootish_facts = GroupFacts(state, tg)
 
         # A single worker has nothing to copy, but the cluster may grow
-        nworkers = max(len(state.workers), 2)
-        ntasks = len(tg)
-        allowed = max(facts.data, NEGLIGIBLE_BYTES if marked else facts.negligible)
+        nworkers = len(state.workers) or 1
+        if nworkers == 1:
+            nworkers = 2
+        allowed = facts.allowed_marked if marked else facts.allowed
         price = 0.0
         # Inputs of the task, each shared out among its users
         inputs = 0.0
         for dts in ts.dependencies:
             users = len(dts.dependents) or 1
             inputs += 1 / users
-            copies = nworkers - len(dts.who_has or ())
+            who_has = dts.who_has
+            copies = nworkers - len(who_has) if who_has else nworkers
             if copies > 0:
                 nbytes = dts.get_nbytes() + MESSAGE_BYTES
-                price += nbytes * copies / max(users, nworkers)
-            if price > allowed and inputs * ntasks >= nworkers:
-                return DEAR
+                price += nbytes * copies / (users if users > nworkers else nworkers)
+                if price > allowed and inputs * tg._size >= nworkers:
+                    return DEAR
 
         if not marked and inputs > INPUTS_PER_TASK:
             if price > facts.data:
                 return DEAR
-            running = tg.prefix.states["processing"]
-            if ts.state != "queued" and (
-                running <= TASKS_PER_THREAD * state.total_nthreads
-                or math.isinf(state.WORKER_SATURATION)
-            ):
+            if ts.state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
             return UNTHROTTLED
         if price <= allowed:
             return PRODUCER
         # A group with fewer inputs than there are workers would leave some idle. Time
         # that copying takes on the workers that hold them, and time that it saves:
-        idle = 1 - inputs * ntasks / nworkers
+        idle = 1 - inputs * len(tg) / nworkers
         if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
             return WORK
         return DEAR
+
+    def _unthrottled(self, tg: TaskGroup) -> bool:
+        """Whether more tasks of a prefix run than the cluster has threads for.
+
+        Without a queue there is nothing to be held back in.
+        """
+        state = self.state
+        return (
+            tg.prefix.states["processing"] > TASKS_PER_THREAD * state.total_nthreads
+            and not math.isinf(state.WORKER_SATURATION)
+        )
 
     def _asked_for(self, tg: TaskGroup) -> bool:
         """Whether the user raised the settings so far that they take in this group.
