@@ -29,13 +29,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import psutil
-
 import dask
+import psutil
 from dask._task_spec import DataNode, Task
 from dask.utils import format_bytes
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import numpy as np
     from rich.table import Table
+    from typing_extensions import Self
 
     #: Called with the number of steps done, of all steps, and what comes next.
     Report = Callable[[int, int, str], None]
@@ -133,6 +134,25 @@ class DataSpec:
         )
 
 
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Hold back Ctrl-C until the end of the block.
+
+    Processes that are started in the block never see the signal, which a terminal
+    sends to all of its processes: only this one stops its workers, in good order.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It unblocks the signal in the thread that first needs it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # -- Writing -------------------------------------------------------------------------
 
 
@@ -151,7 +171,10 @@ def _write_zarr(path: Path, data: DataSpec, file: int) -> None:
     )
     for i in range(data.chunks):
         start = i * data.steps
-        array[start : start + data.steps] = _chunk_values(data, file, i)
+        # Zarr writes in threads of its own, that would go on after an interruption
+        # and fill the folder while it is removed.
+        with _interrupts_deferred():
+            array[start : start + data.steps] = _chunk_values(data, file, i)
 
 
 def _write_netcdf(path: Path, data: DataSpec, file: int) -> None:
@@ -159,7 +182,10 @@ def _write_netcdf(path: Path, data: DataSpec, file: int) -> None:
     import numpy as np
 
     axes = {
-        "time": (np.arange(data.shape[0]) + file * data.shape[0], "days since 2000-01-01"),
+        "time": (
+            np.arange(data.shape[0]) + file * data.shape[0],
+            "days since 2000-01-01",
+        ),
         "latitude": (np.linspace(-89, 89, GRID[0]), "degrees_north"),
         "longitude": (np.linspace(0, 359, GRID[1]), "degrees_east"),
     }
@@ -306,12 +332,8 @@ class Source:
 
 SOURCES: Mapping[str, Source] = {
     "zarr": Source(ZARR, _open_zarr, {"zarr": "zarr"}),
-    "netcdf": Source(
-        NETCDF, _open_netcdf, {"netCDF4": "netCDF4", "xarray": "xarray"}
-    ),
-    "iris": Source(
-        NETCDF, _open_iris, {"netCDF4": "netCDF4", "iris": "scitools-iris"}
-    ),
+    "netcdf": Source(NETCDF, _open_netcdf, {"netCDF4": "netCDF4", "xarray": "xarray"}),
+    "iris": Source(NETCDF, _open_iris, {"netCDF4": "netCDF4", "iris": "scitools-iris"}),
     "handles": Source(ZARR, _open_handles, {"zarr": "zarr"}),
 }
 
@@ -422,7 +444,7 @@ class ProcessMemory:
         while not self._stop.wait(self.interval):
             self._sample()
 
-    def __enter__(self) -> ProcessMemory:
+    def __enter__(self) -> Self:
         self._sample()
         self._thread.start()
         return self
@@ -540,26 +562,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Hold back Ctrl-C until the end of the block.
-
-    A cluster that is interrupted while it starts leaves processes behind. And those
-    that are started in the block never see the signal, which a terminal sends to all
-    of its processes: it is this process that stops its workers, in good order.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
 def start_bench(
-    policy: str, workers: int, threads: int, local_directory: Path
+    policy: str, workers: int, threads: int, folder: Path
 ) -> Iterator[Bench]:
     """Start a cluster of processes under a policy, and stop it in the end.
 
@@ -571,24 +575,31 @@ def start_bench(
         Number of worker processes.
     threads
         Number of threads of each worker.
-    local_directory
-        Where the workers may write.
+    folder
+        Where scheduler and workers may write.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            dask.config.set({"distributed.scheduler.rootish-policy": policy})
+            dask.config.set(
+                {
+                    "distributed.scheduler.rootish-policy": policy,
+                    "temporary-directory": str(folder),
+                }
+            )
         )
+        # A cluster that is interrupted while it starts leaves processes behind.
         with _interrupts_deferred():
             cluster = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
                     threads_per_worker=threads,
                     processes=True,
-                    local_directory=str(local_directory),
                     # No dashboard, and a free port, since 8787 may be in use
                     dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False},
-                    silence_logs=logging.ERROR,
+                    # An interruption cuts many conversations short, and each would
+                    # be logged as an error. Real ones are raised.
+                    silence_logs=logging.CRITICAL,
                 )
             )
             client = stack.enter_context(Client(cluster))
@@ -646,9 +657,13 @@ def run_demo(
         done += 1
 
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(
-            prefix="dask-rootish-demo-", ignore_cleanup_errors=True
-        )))
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix="dask-rootish-demo-", ignore_cleanup_errors=True
+                )
+            )
+        )
         check_room(folder, len(formats) * data.nbytes)
         if strip_marks:
             stack.enter_context(stripped_marks())

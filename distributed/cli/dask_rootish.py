@@ -44,6 +44,7 @@ class ByteSize(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
+        """Return the number of bytes, or fail with what a size looks like."""
         from dask.utils import parse_bytes
 
         try:
@@ -61,7 +62,9 @@ def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise click.BadParameter(f"cannot make {str(path.parent)!r}: {e.strerror}.")
+        raise click.BadParameter(
+            f"cannot make {str(path.parent)!r}: {e.strerror}."
+        ) from e
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise click.BadParameter(f"{str(path)!r} cannot be written.")
     return path
@@ -172,7 +175,7 @@ def demo(
     try:
         data = rootish_demo.DataSpec(files, chunks, chunk_size)
     except rootish_demo.DemoError as e:
-        raise click.UsageError(str(e))
+        raise click.UsageError(str(e)) from e
     try:
         with _stop_in_order(), _progress(Console(stderr=True)) as report:
             runs = rootish_demo.run_demo(
@@ -192,7 +195,7 @@ def demo(
         rootish_demo.check_results(runs)
         click.echo("All results are equal.")
     except (rootish_demo.DemoError, OSError) as e:
-        raise click.ClickException(str(e))
+        raise click.ClickException(str(e)) from e
     except KeyboardInterrupt:
         click.echo("Aborted!", err=True)
         sys.exit(128 + signal.SIGINT)
@@ -200,7 +203,7 @@ def demo(
 
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar in a terminal; a line for every step elsewhere, as in a log."""
+    """Show a bar in a terminal, and a line for every step elsewhere, as in a log."""
     if not console.is_terminal:
         yield lambda done, total, what: click.echo(f"[{done}/{total}] {what}", err=True)
         return
