@@ -173,7 +173,9 @@ def store_licence(version: str, root: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(Path(str(path.locate())).read_bytes())
             return target.relative_to(root).as_posix()
-    raise ForkError(f"distributed {version} comes without LICENSE.txt; see what it has now")
+    raise ForkError(
+        f"distributed {version} comes without LICENSE.txt; see what it has now"
+    )
 
 
 def available_base(project: Project) -> Base:

@@ -67,16 +67,16 @@ def merge_fragment(
         lines[line:line] = new
     merged = "\n".join(lines)
     if yaml.safe_load(merged) != expected:  # The check on all the splicing above
-        raise ForkError(f"{path}: does not merge cleanly; write the fragment as the base is")
+        raise ForkError(
+            f"{path}: does not merge cleanly; write the fragment as the base is"
+        )
     return merged
 
 
 class _Merge:
     """One run of :func:`merge_fragment`; the nodes are PyYAML's."""
 
-    def __init__(
-        self, path: str, base: str, ours: str, declared: Mapping[str, Entry]
-    ):
+    def __init__(self, path: str, base: str, ours: str, declared: Mapping[str, Entry]):
         self.path = path
         self.base = base.split("\n")
         self.ours = ours.split("\n")
@@ -103,7 +103,9 @@ class _Merge:
             self.done.add(name)
             after = entry.get("after", base.value[-1][0].value)
             if after not in there or base.flow_style:
-                raise ForkError(f"{self.path}: the base has no {after} to put {name} behind")
+                raise ForkError(
+                    f"{self.path}: the base has no {after} to put {name} behind"
+                )
             yield self.item(key, value, *there[after])
 
     def item(self, key: Any, value: Any, sibling: Any, content: Any) -> _Edit:

@@ -18,8 +18,9 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from continuous_integration.fork import ForkError, base, startup, tree  # noqa: E402
-from continuous_integration.fork.project import BUILD, read_project  # noqa: E402
+# isort: split
+from continuous_integration.fork import ForkError, base, startup, tree
+from continuous_integration.fork.project import BUILD, read_project
 
 #: Of the module and the .pth file of an editable install
 STARTUP = "_distributed_rootish"

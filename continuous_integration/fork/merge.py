@@ -89,9 +89,7 @@ def check_fingerprints(source: Source, declared: Mapping[str, Entry]) -> None:
         )
 
 
-def merge_module(
-    path: str, base: str, ours: str, declared: Mapping[str, Entry]
-) -> str:
+def merge_module(path: str, base: str, ours: str, declared: Mapping[str, Entry]) -> str:
     """Merge a partial module into a module of the base.
 
     Parameters
@@ -139,7 +137,9 @@ class _Merge:
 
     def scope(self, base: Scope, ours: Scope, prefix: str) -> None:
         """Merge the statements of a module, or of a class that both have."""
-        body = ours.body[1:] if ast.get_docstring(ours, False) is not None else ours.body
+        body = (
+            ours.body[1:] if ast.get_docstring(ours, False) is not None else ours.body
+        )
         for node in body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self.add_import(node, typing=False)
@@ -179,7 +179,9 @@ class _Merge:
         """Merge one definition, or one statement that defines nothing."""
         how = entry["how"]
         if how == "relies-on":
-            raise self.error(node, f"{DIVERGENCE} says the fork relies on the base's {name}")
+            raise self.error(
+                node, f"{DIVERGENCE} says the fork relies on the base's {name}"
+            )
         if (how == "appends") == bool(defined_names(node)):
             raise self.error(
                 node,
@@ -188,7 +190,9 @@ class _Merge:
             )
         if how in ("adds", "appends"):
             if how == "adds" and (found or _is_imported(scope, name)):
-                raise self.error(node, f"the base already has {name}; it cannot be added")
+                raise self.error(
+                    node, f"the base already has {name}; it cannot be added"
+                )
             self.add(node, scope, entry.get("after"))
             return
         if len(found) != 1:
@@ -212,7 +216,9 @@ class _Merge:
         if not isinstance(old, (ast.FunctionDef, ast.AsyncFunctionDef)):
             raise self.error(node, "only a function can be kept under another name")
         if find(scope.body, keeps) or _is_imported(scope, keeps):
-            raise self.error(node, f"the base has a {keeps}; keep {old.name} as another")
+            raise self.error(
+                node, f"the base has a {keeps}; keep {old.name} as another"
+            )
         line = self.base.lines[old.lineno - 1]
         # `lineno` is that of `def` and not of a decorator
         renamed = re.sub(rf"^(.*?\bdef\s+){old.name}\b", rf"\g<1>{keeps}", line)
@@ -229,7 +235,9 @@ class _Merge:
                 node, f"the base's {name} has no {', '.join(sorted(strangers))}"
             )
         if isinstance(old.body[-1], (ast.Return, ast.Raise)):
-            raise self.error(node, f"nothing behind the end of the base's {name} would run")
+            raise self.error(
+                node, f"nothing behind the end of the base's {name} would run"
+            )
         has_docstring = ast.get_docstring(node, False) is not None
         body = node.body[1:] if has_docstring else node.body
         if not body:
@@ -326,8 +334,10 @@ class _Merge:
         end = 0
         for node in self.base.tree.body:
             is_docstring = isinstance(node, ast.Expr) and end == 0
-            if is_docstring or _is_type_checking(node) or isinstance(
-                node, (ast.Import, ast.ImportFrom)
+            if (
+                is_docstring
+                or _is_type_checking(node)
+                or isinstance(node, (ast.Import, ast.ImportFrom))
             ):
                 end = self.base.span(node)[1]
         return end

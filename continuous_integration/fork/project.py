@@ -96,7 +96,9 @@ def read_project(root: Path) -> Project:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ForkError(f"{path} cannot be read: {error}") from None
     requirements = [Requirement(r) for r in content["build-system"]["requires"]]
-    specifiers = [s for r in requirements if r.name == "distributed" for s in r.specifier]
+    specifiers = [
+        s for r in requirements if r.name == "distributed" for s in r.specifier
+    ]
     if len(specifiers) != 1 or specifiers[0].operator != "==":
         raise ForkError(
             f"{path}: build-system.requires must name the base in one line "
@@ -121,7 +123,9 @@ def read_divergence(root: Path) -> Divergence:
         If it does not have the form that :class:`Entry` describes
     """
     try:
-        content: Divergence = json.loads((root / DIVERGENCE).read_text(encoding="utf-8"))
+        content: Divergence = json.loads(
+            (root / DIVERGENCE).read_text(encoding="utf-8")
+        )
     except (OSError, ValueError) as error:
         raise ForkError(f"{DIVERGENCE} cannot be read: {error}") from None
     for path, entries in content.items():
@@ -177,5 +181,3 @@ def _walk(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:
             yield from _walk(root, path)
         elif not name.endswith(("~", ".pyc", ".orig", ".rej", ".swp")):
             yield path, entry.stat()
-
-

@@ -54,7 +54,7 @@ class ForkFinder:
             return None
         try:
             tree = self.tree()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong, say what and where
             kind = type(error).__name__
             text = str(error) if kind == "ForkError" else f"{kind}: {error}"
             raise ImportError(
@@ -108,7 +108,9 @@ class ForkFinder:
         from pathlib import Path
 
         package = "continuous_integration"
-        hidden = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == package}
+        hidden = {
+            n: m for n, m in sys.modules.items() if n.partition(".")[0] == package
+        }
         for name in hidden:
             del sys.modules[name]
         sys.path.insert(0, self.root)

@@ -68,7 +68,9 @@ def _flat(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         if isinstance(node, (ast.If, ast.Try, ast.With, ast.For, ast.While)):
             for field in ("body", "handlers", "orelse", "finalbody"):
                 for child in getattr(node, field, ()):
-                    inner = child.body if isinstance(child, ast.ExceptHandler) else [child]
+                    inner = (
+                        child.body if isinstance(child, ast.ExceptHandler) else [child]
+                    )
                     yield from _flat(inner)
 
 
@@ -111,8 +113,8 @@ def fingerprint(nodes: Sequence[ast.AST]) -> str:
 
 def _normal(value: object) -> str:
     if isinstance(value, ast.Constant):
-        # `ascii`: which characters `repr` escapes depends on the Unicode of the Python
-        return f"{type(value.value).__name__}:{ascii(value.value)}"
+        # Not `!r`: which characters that escapes depends on the Unicode of the Python
+        return f"{type(value.value).__name__}:{value.value!a}"
     if isinstance(value, ast.AST):
         fields = " ".join(
             f"{name}={_normal(content)}"

@@ -72,7 +72,9 @@ def fork_files(root: Path, base: Base) -> dict[str, bytes]:
         elif path.endswith(".yaml"):
             merge = merge_fragment
         else:
-            raise ForkError(f"{path}: the base has such a file, and this kind cannot merge")
+            raise ForkError(
+                f"{path}: the base has such a file, and this kind cannot merge"
+            )
         text = merge(path, base.text(path), content.decode("utf-8"), declared)
         files[path] = text.encode("utf-8")
     for path, entries in divergence.items():

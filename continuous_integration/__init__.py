@@ -1,0 +1,1 @@
+"""Builds the fork, tests the build, and measures what the fork does."""
