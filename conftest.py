@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 import distributed
 
+ROOT = Path(__file__).parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse an environment where ``import distributed`` gives something else."""
-    # A folder `distributed` without __init__.py, such as ours, is imported too
+    # Without an install, our folder `distributed` is imported, as a namespace package
     if getattr(distributed, "__file__", None) is None:
-        found = "nothing but the namespace package of this folder"
+        found = "nothing but the folder of that name in this project"
     elif "+rootish." not in distributed.__version__:
         found = f"the release {distributed.__version__}"
     else:
+        # For a test module in `distributed/cli/tests`, pytest imports `distributed.cli`
+        # from the folder above it, which is ours, unless it is imported already
+        for tests in ROOT.glob("distributed/**/tests"):
+            importlib.import_module(".".join(tests.parent.relative_to(ROOT).parts))
         return
     raise pytest.UsageError(
         f"`import distributed` finds {found}, not this fork; "
-        f"run: pip install -e '{Path(__file__).parent}[test]'"
+        f"run: pip install -e '{ROOT}[test]'"
     )
