@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
         found = "nothing but the folder of that name in this project"
     elif "+rootish." not in distributed.__version__:
         found = f"the release {distributed.__version__}"
+    elif distributed.__version__ != (version := metadata.version("distributed")):
+        found = f"{distributed.__version__}, and its metadata that of {version}"
     else:
         # For a test module in `distributed/cli/tests`, pytest imports `distributed.cli`
         # from the folder above it, which is ours, unless it is imported already

@@ -13,11 +13,15 @@ merging fails.
 
 from __future__ import annotations
 
-import importlib.machinery
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+
+# `typing` is slow to import, and this module is imported whenever Python starts
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 def install(root: str, base: str, version: str) -> None:
@@ -48,12 +52,21 @@ class ForkFinder:
         name: str,
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """Implement the protocol of ``sys.meta_path``."""
         if name != "distributed":
             return None
+        from importlib.machinery import PathFinder
+
+        if not os.path.isfile(f"{self.root}/pyproject.toml"):
+            raise ImportError(
+                f"distributed was installed with `pip install -e {self.root}`, which is "
+                "gone; install it again from where it is now",
+                name=name,
+            )
         try:
             tree = self.tree()
+            os.utime(tree)  # In use; see `editable_tree`
         except Exception as error:  # noqa: BLE001 -- whatever is wrong, say what and where
             kind = type(error).__name__
             text = str(error) if kind == "ForkError" else f"{kind}: {error}"
@@ -65,7 +78,7 @@ class ForkFinder:
         # Beside this finder there are programs that look along the path by themselves
         if tree not in sys.path:
             sys.path.insert(0, tree)
-        return importlib.machinery.PathFinder.find_spec(name, [tree])
+        return PathFinder.find_spec(name, [tree])
 
     def tree(self) -> str:
         """Return the merged tree for the files as they are now."""
@@ -131,7 +144,12 @@ class ForkFinder:
                         f"pyproject.toml now says distributed {project.version}, but "
                         f"{self.version} is installed; run `pip install -e .` again"
                     )
-            base = folder_base(storage(root, self.base), self.base)
+            kept = storage(root, self.base)
+            if not kept.is_dir():
+                raise ForkError(
+                    f"{kept} is gone, the copy of the base; run `pip install -e .` again"
+                )
+            base = folder_base(kept, self.base)
             return str(editable_tree(root, base, self.version, Path(folder)))
         finally:
             sys.path.remove(self.root)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from continuous_integration.fork.syntax import Source
 #: The one file that differs from the base's without being in this project
 VERSION_FILE = "distributed/_version.py"
 
-#: Merged trees that an editable install keeps: running processes may still use them
+#: Merged trees that an editable install keeps, and for how long (in seconds) it keeps
+#: those beyond: running processes may still import from them
 KEPT_TREES = 5
+KEPT_TIME = 3600
 
 
 def fork_files(root: Path, base: Base) -> dict[str, bytes]:
@@ -177,7 +180,8 @@ def editable_tree(root: Path, base: Base, version: str, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for stale in older[: -KEPT_TREES + 1]:
-        shutil.rmtree(stale, ignore_errors=True)
+        if stale.stat().st_mtime < time.time() - KEPT_TIME:
+            shutil.rmtree(stale, ignore_errors=True)
     return tree
 
 
