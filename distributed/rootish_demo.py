@@ -134,12 +134,72 @@ class DataSpec:
         )
 
 
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Size of the cluster that the demo computes on.
+
+    Parameters
+    ----------
+    workers
+        Number of worker processes.
+    threads
+        Number of threads of each worker.
+    marks
+        Whether the scheduler may see which tasks are marked as data producers.
+    """
+
+    workers: int = 2
+    threads: int = 2
+    marks: bool = True
+
+    def bound(self, data: DataSpec) -> float:
+        """Bytes that the workers hold together if they load no more than they should.
+
+        That is twice as many chunks as worker saturation lets in at once, with what
+        is made of each: a sum over its time steps, one field.
+        """
+        saturation = dask.config.get("distributed.scheduler.worker-saturation")
+        if math.isinf(saturation):
+            return math.inf
+        slots = self.workers * max(math.ceil(saturation * self.threads), 1)
+        return 2 * slots * (data.chunk_nbytes + FIELD_NBYTES)
+
+    def __str__(self) -> str:
+        marks = "" if self.marks else ", marks stripped"
+        return f"{self.workers} workers with {self.threads} threads each{marks}"
+
+
 @contextlib.contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Hold back Ctrl-C until the end of the block.
+    """Hold back Ctrl-C and SIGTERM until the end of the block.
 
-    Processes that are started in the block never see the signal, which a terminal
-    sends to all of its processes: only this one stops its workers, in good order.
+    Processes that are started in the block never see a Ctrl-C, which a terminal sends
+    to all of its processes: only this one stops its workers, in good order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
+        return
+    received: list[int] = []
+    before = {
+        signum: signal.signal(signum, lambda signum, frame: received.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        with _sigint_blocked():
+            yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let threads and processes that are started in the block inherit a blocked SIGINT.
+
+    This alone would not hold it back: threads that exist already receive it, and
+    Python then calls the handler in the main thread.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -166,13 +226,14 @@ def _chunk_values(data: DataSpec, file: int, chunk: int) -> np.ndarray:
 def _write_zarr(path: Path, data: DataSpec, file: int) -> None:
     import zarr
 
-    array = zarr.open_array(
-        str(path), mode="w", shape=data.shape, chunks=data.chunk_shape, dtype="f8"
-    )
+    # Zarr writes in threads of its own, that would go on after an interruption and
+    # fill the folder while it is removed.
+    with _interrupts_deferred():
+        array = zarr.open_array(
+            str(path), mode="w", shape=data.shape, chunks=data.chunk_shape, dtype="f8"
+        )
     for i in range(data.chunks):
         start = i * data.steps
-        # Zarr writes in threads of its own, that would go on after an interruption
-        # and fill the folder while it is removed.
         with _interrupts_deferred():
             array[start : start + data.steps] = _chunk_values(data, file, i)
 
@@ -512,8 +573,10 @@ class Bench:
         cluster.sync(self._add_recorder)
 
     async def _add_recorder(self) -> None:
-        await self.recorder.start(self.cluster.scheduler)
-        self.cluster.scheduler.add_plugin(self.recorder)
+        scheduler = self.cluster.scheduler
+        assert scheduler is not None
+        await self.recorder.start(scheduler)
+        scheduler.add_plugin(self.recorder)
 
     async def _reset_recorder(self) -> None:
         self.recorder.reset()
@@ -562,19 +625,15 @@ class Bench:
 
 
 @contextlib.contextmanager
-def start_bench(
-    policy: str, workers: int, threads: int, folder: Path
-) -> Iterator[Bench]:
+def start_bench(policy: str, cluster: ClusterSpec, folder: Path) -> Iterator[Bench]:
     """Start a cluster of processes under a policy, and stop it in the end.
 
     Parameters
     ----------
     policy
         Value of ``distributed.scheduler.rootish-policy``.
-    workers
-        Number of worker processes.
-    threads
-        Number of threads of each worker.
+    cluster
+        Size of the cluster.
     folder
         Where scheduler and workers may write.
     """
@@ -589,10 +648,10 @@ def start_bench(
         )
         # A cluster that is interrupted while it starts leaves processes behind.
         with _interrupts_deferred():
-            cluster = stack.enter_context(
+            local = stack.enter_context(
                 LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=threads,
+                    n_workers=cluster.workers,
+                    threads_per_worker=cluster.threads,
                     processes=True,
                     # No dashboard, and a free port, since 8787 may be in use
                     dashboard_address="127.0.0.1:0",
@@ -602,18 +661,15 @@ def start_bench(
                     silence_logs=logging.CRITICAL,
                 )
             )
-            client = stack.enter_context(Client(cluster))
-        yield Bench(client, cluster, policy)
+            client = stack.enter_context(Client(local))
+        yield Bench(client, local, policy)
 
 
 def run_demo(
     data: DataSpec,
+    cluster: ClusterSpec,
     sources: Sequence[str] = tuple(SOURCES),
     policies: Sequence[str] = POLICIES,
-    *,
-    workers: int = 2,
-    threads: int = 2,
-    strip_marks: bool = False,
     report: Report = lambda done, total, what: None,
 ) -> list[Run]:
     """Write the data set, and compute its mean from every source under every policy.
@@ -625,14 +681,12 @@ def run_demo(
     ----------
     data
         Size of the data set.
+    cluster
+        Size of the cluster.
     sources
         Keys of :data:`SOURCES`.
     policies
         Members of :data:`POLICIES`.
-    workers, threads
-        Number of worker processes, and of threads of each.
-    strip_marks
-        Whether to hide all marks of data producers from the scheduler.
     report
         Is told before every step how many were done, how many there are, and what
         this one is.
@@ -644,17 +698,19 @@ def run_demo(
     Raises
     ------
     DemoError
-        If there is too little room for the data, or a computation failed.
+        If there is too little room for the data, or a step failed.
     """
     formats = list(dict.fromkeys(SOURCES[source].format for source in sources))
     total = len(formats) * data.files + len(policies) * (1 + len(sources))
     runs = []
     done = 0
+    doing = "Starting"
 
     def step(what: str) -> None:
-        nonlocal done
+        nonlocal done, doing
         report(done, total, what)
         done += 1
+        doing = what
 
     with contextlib.ExitStack() as stack:
         folder = Path(
@@ -665,24 +721,24 @@ def run_demo(
             )
         )
         check_room(folder, len(formats) * data.nbytes)
-        if strip_marks:
+        if not cluster.marks:
             stack.enter_context(stripped_marks())
-        for fmt in formats:
-            for i, path in enumerate(fmt.paths(folder, data)):
-                step(f"Writing {path.name}")
-                fmt.write(path, data, i)
-        for policy in policies:
-            step(f"Starting a cluster, policy {policy}")
-            with start_bench(policy, workers, threads, folder) as bench:
-                for source in sources:
-                    step(f"Computing {source}, policy {policy}")
-                    paths = SOURCES[source].format.paths(folder, data)
-                    try:
+        try:
+            for fmt in formats:
+                for i, path in enumerate(fmt.paths(folder, data)):
+                    step(f"Writing {path.name}")
+                    fmt.write(path, data, i)
+            for policy in policies:
+                step(f"Starting a cluster, policy {policy}")
+                with start_bench(policy, cluster, folder) as bench:
+                    for source in sources:
+                        step(f"Computing {source}, policy {policy}")
+                        paths = SOURCES[source].format.paths(folder, data)
                         runs.append(bench.run(source, paths, data))
-                    except Exception as e:
-                        raise DemoError(
-                            f"{source} under policy {policy} failed: {e!r}"
-                        ) from e
+        except Exception as e:
+            # Libraries fail in their own ways, and often at length.
+            message = str(e).strip().partition("\n")[0]
+            raise DemoError(f"{doing} failed: {type(e).__name__}: {message}") from e
         report(total, total, "Done")
     return sorted(runs, key=lambda run: sources.index(run.source))
 
@@ -720,7 +776,7 @@ def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if part >= whole / 100 else "< 1%"
 
 
-def make_table(runs: Sequence[Run], data: DataSpec, cluster: str) -> Table:
+def make_table(runs: Sequence[Run], data: DataSpec, cluster: ClusterSpec) -> Table:
     """Show the measurements, a section for each source.
 
     Parameters
@@ -730,20 +786,27 @@ def make_table(runs: Sequence[Run], data: DataSpec, cluster: str) -> Table:
     data
         What they read.
     cluster
-        What they ran on, for a person to read.
+        What they ran on.
     """
     from rich import box
     from rich.table import Table
 
+    bound = cluster.bound(data)
     table = Table(
         title=f"Weighted mean over {data}",
         caption=(
-            f"{cluster}. Peaks are sums over the workers; that of the processes is "
-            "what came on top of their memory before."
+            f"{cluster}. Peaks are sums over the workers, for processes above what "
+            "they held before."
         ),
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
+    if math.isfinite(bound):
+        table.caption = (
+            f"{table.caption} Managed peaks up to {format_bytes(int(bound))}, twice "
+            "what the workers may load at once, are [green]green[/], others "
+            "[red]red[/]."
+        )
     table.add_column("source")
     table.add_column("policy")
     table.add_column("managed\npeak", justify="right")
@@ -753,8 +816,7 @@ def make_table(runs: Sequence[Run], data: DataSpec, cluster: str) -> Table:
     table.add_column("seconds", justify="right")
     for i, run in enumerate(runs):
         last = i + 1 == len(runs) or runs[i + 1].source != run.source
-        # Half of the data in memory at once is not what anybody wants.
-        style = "red" if run.managed > data.nbytes / 2 else "green"
+        style = "green" if run.managed <= bound else "red"
         table.add_row(
             run.source,
             run.policy,

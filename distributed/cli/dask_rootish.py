@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -36,21 +36,16 @@ def main() -> None:
     """See what the scheduler takes for root-ish, and what that does to memory."""
 
 
-class ByteSize(click.ParamType):
-    """A number of bytes, with or without a unit: ``2MiB``, ``500kB``, ``65536``."""
+def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Make a number of bytes of a size with or without a unit."""
+    from dask.utils import parse_bytes
 
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the number of bytes, or fail with what a size looks like."""
-        from dask.utils import parse_bytes
-
-        try:
-            return int(parse_bytes(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a size such as 2MiB or 500kB.", param, ctx)
+    try:
+        return int(parse_bytes(value))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not a size such as 2MiB or 500kB."
+        ) from None
 
 
 def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -120,8 +115,9 @@ def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 )
 @click.option(
     "--chunk-size",
-    type=ByteSize(),
+    metavar="SIZE",
     default="2MiB",
+    callback=_size,
     show_default=True,
     help="Size of a chunk, rounded down to a multiple of 64 KiB.",
 )
@@ -176,19 +172,16 @@ def demo(
         data = rootish_demo.DataSpec(files, chunks, chunk_size)
     except rootish_demo.DemoError as e:
         raise click.UsageError(str(e)) from e
+    cluster = rootish_demo.ClusterSpec(workers, threads, marks=not strip_marks)
     try:
         with _stop_in_order(), _progress(Console(stderr=True)) as report:
             runs = rootish_demo.run_demo(
                 data,
+                cluster,
                 sources,
                 policies,
-                workers=workers,
-                threads=threads,
-                strip_marks=strip_marks,
                 report=report,
             )
-        marks = ", marks stripped" if strip_marks else ""
-        cluster = f"{workers} workers with {threads} threads each{marks}"
         Console().print(rootish_demo.make_table(runs, data, cluster))
         rootish_demo.write_plot(runs, data, output)
         click.echo(f"Memory over time: {output}")

@@ -1,0 +1,526 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import click
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+from dask._task_spec import DataNode, Task
+
+from distributed import rootish, rootish_demo
+from distributed.cli import dask_rootish
+from distributed.rootish_demo import (
+    POLICIES,
+    SOURCES,
+    ClusterSpec,
+    DataSpec,
+    DemoError,
+    Run,
+)
+
+FIELD = rootish_demo.FIELD_NBYTES
+
+#: Some seconds, with little more than one field in each chunk.
+SMALLEST = ["--files", "5", "--chunks", "4", "--chunk-size", "64kiB"]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def dask(*args: str | Path) -> Result:
+    return CliRunner().invoke(dask_rootish.main, [str(arg) for arg in args])
+
+
+def error_lines(result: Result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("Error")]
+
+
+@pytest.fixture
+def tmpdir_env(tmp_path, monkeypatch):
+    """A folder for temporary files that should be empty in the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
+def fake_run(source: str, policy: str, managed: int = FIELD, result: float = 1) -> Run:
+    return Run(
+        source=source,
+        policy=policy,
+        managed=managed,
+        process=2 * managed,
+        moved=FIELD,
+        seconds=1.5,
+        managed_history=((0.1, 0), (0.5, managed), (1.5, 0)),
+        process_history=((0.0, 0), (0.5, managed), (1.5, 0)),
+        result=np.full(rootish_demo.GRID, result),
+    )
+
+
+# -- The command line ----------------------------------------------------------------
+
+
+def test_choices_are_those_of_the_modules():
+    """The command names them again, so as not to import the modules."""
+    assert dask_rootish.POLICIES == POLICIES
+    assert set(POLICIES) == set(rootish.POLICIES)
+    assert tuple(SOURCES) == dask_rootish.SOURCES
+
+
+def test_registered_as_dask_rootish():
+    out = subprocess.check_output(
+        [sys.executable, "-m", "dask", "rootish", "--help"], text=True
+    )
+    assert "Usage: dask rootish" in out or "dask rootish [OPTIONS]" in out
+    assert "demo" in out
+
+
+def test_import_is_light():
+    """``dask`` imports the module for any of its commands."""
+    code = (
+        "import sys, click, distributed\n"
+        "before = set(sys.modules)\n"
+        "import distributed.cli.dask_rootish\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert out.split() == ["distributed.cli", "distributed.cli.dask_rootish"]
+
+
+def test_help_names_every_option():
+    result = dask("demo", "--help")
+    assert result.exit_code == 0
+    for param in dask_rootish.demo.params:
+        assert param.opts[0] in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--policy", "guess"], "'guess' is not one of"),
+        (["--source", "grib"], "'grib' is not one of"),
+        (["--workers", "0"], "--workers"),
+        (["--threads", "none"], "--threads"),
+        (["--files", "0"], "--files"),
+        (["--chunks", "-1"], "--chunks"),
+        (["--chunk-size", "big"], "'big' is not a size"),
+        (["--chunk-size", "10kB"], "A chunk cannot be smaller than one field"),
+        (["--output", "plot.pdf"], "'plot.pdf' must be a folder or end in .png"),
+        (["--no-such-option"], "--no-such-option"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_bad_values(args, message, monkeypatch):
+    monkeypatch.delattr(rootish_demo, "run_demo")  # nothing is done
+    result = dask("demo", *args)
+    assert result.exit_code == 2
+    (error,) = error_lines(result)
+    assert message in error
+    # Usage, a pointer to --help, an empty line, and this one
+    assert result.stderr.splitlines()[-1] == error
+    assert len(result.stderr.splitlines()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (".", "rootish-demo.png"),
+        ("there", "there/rootish-demo.png"),
+        ("new/folder", "new/folder/rootish-demo.png"),
+        ("mine.png", "mine.png"),
+        ("new/mine.png", "new/mine.png"),
+        ("dotted.folder", "dotted.folder/rootish-demo.png"),
+        ("folder.png", "folder.png/rootish-demo.png"),
+    ],
+)
+def test_output(output, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there", "dotted.folder", "folder.png"):
+        Path(folder).mkdir()
+    runs = [fake_run("zarr", "producers")]
+    monkeypatch.setattr(rootish_demo, "run_demo", lambda *args, **kwargs: runs)
+    result = dask("demo", "--output", output)
+    assert result.exit_code == 0, result.output
+    assert f"Memory over time: {expected}\n" in result.stdout
+    assert Path(expected).read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("output", ["file/plot.png", "file/folder"])
+def test_output_cannot_be_made(output, tmp_path, monkeypatch):
+    monkeypatch.delattr(rootish_demo, "run_demo")
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    result = dask("demo", "--output", output)
+    assert result.exit_code == 2
+    (error,) = error_lines(result)
+    assert "cannot make 'file" in error
+
+
+def test_missing_packages(monkeypatch, tmp_path):
+    # What Python takes for a module that cannot be imported
+    for module in ("iris", "zarr"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert rootish_demo.missing_packages(["netcdf"]) == []
+    result = dask("demo", "--source", "iris", "--source", "zarr", "--output", tmp_path)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: Not installed: scitools-iris, zarr. ")
+    assert "pip install 'distributed[demo] @ " in line
+
+
+@pytest.mark.parametrize("module", ["numpy", "rich", "matplotlib"])
+def test_missing_packages_of_every_source(module, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = dask("demo", "--source", "handles", "--output", tmp_path)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"Not installed: {module}. " in line
+
+
+def test_different_results_fail(tmp_path, monkeypatch):
+    runs = [
+        fake_run("zarr", "marked"),
+        fake_run("zarr", "producers", result=1 + 1e-12),
+        fake_run("iris", "marked", result=1 + 1e-6),
+    ]
+    monkeypatch.setattr(rootish_demo, "run_demo", lambda *args, **kwargs: runs)
+    result = dask("demo", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: The result of iris under policy marked differs from that of zarr "
+        "under policy marked.\n"
+    )
+    assert "All results are equal" not in result.stdout
+    # What was measured is shown all the same.
+    assert "seconds" in result.stdout
+    assert (tmp_path / "rootish-demo.png").exists()
+
+
+def test_the_same_twice_runs_once(tmp_path, monkeypatch):
+    def run_demo(data, cluster, sources, policies, report):
+        return [fake_run(source, policy) for source in sources for policy in policies]
+
+    monkeypatch.setattr(rootish_demo, "run_demo", run_demo)
+    twice = ["--source", "zarr", "--policy", "marked"] * 2
+    result = dask("demo", *twice, "--output", tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout.count("marked") == 1
+
+
+def test_demo(tmpdir_env, tmp_path):
+    result = dask(
+        "demo", *SMALLEST, "--source", "zarr", "--policy", "producers",
+        "--workers", "1", "--threads", "1", "--output", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "1.25 MiB: 5 files of 4 chunks of 64.00 kiB" in result.stdout
+    assert "1 workers with 1 threads each" in result.stdout
+    (row,) = [line for line in result.stdout.splitlines() if "producers" in line]
+    assert row.split()[:2] == ["zarr", "producers"]
+    assert "All results are equal.\n" in result.stdout
+    assert (tmp_path / "rootish-demo.png").read_bytes().startswith(PNG)
+    # Not a terminal: a line for every step
+    progress = result.stderr.splitlines()
+    assert progress[0] == "[0/7] Writing 0000.zarr"
+    assert progress[5] == "[5/7] Starting a cluster, policy producers"
+    assert progress[-1] == "[7/7] Done"
+    assert not list(tmpdir_env.iterdir())
+
+
+def test_error_leaves_nothing_behind(tmpdir_env, tmp_path, monkeypatch):
+    def fail(paths, data):
+        assert len(list(paths[0].parent.glob("*.zarr"))) == 5
+        raise ValueError("out of luck\nand more of the same")
+
+    # Before the workers are asked to do the same
+    monkeypatch.setattr(rootish_demo, "_warm_up", print)
+    broken = rootish_demo.Source(rootish_demo.ZARR, fail, {})
+    monkeypatch.setattr(rootish_demo, "SOURCES", {**SOURCES, "zarr": broken})
+    before = psutil.Process().children(recursive=True)
+    result = dask(
+        "demo", *SMALLEST, "--source", "zarr", "--policy", "marked",
+        "--workers", "1", "--output", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert error_lines(result) == [
+        "Error: Computing zarr, policy marked failed: ValueError: out of luck"
+    ]
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert not list(tmpdir_env.iterdir())
+    assert not [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child not in before and "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def test_no_room(tmpdir_env, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**20))
+    result = dask("demo", *SMALLEST, "--output", tmp_path)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "takes 2.50 MiB" in line  # as Zarr and as NetCDF
+    assert "only 1.00 MiB" in line
+    assert str(tmpdir_env) in line
+    assert not list(tmpdir_env.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal to a group of processes")
+@pytest.mark.parametrize(
+    ("moment", "kill", "signum"),
+    [
+        # A terminal sends it to the workers too, a supervisor does not.
+        ("Writing 0001", os.killpg, signal.SIGINT),
+        ("Starting", os.killpg, signal.SIGINT),
+        ("Computing", os.killpg, signal.SIGINT),
+        ("Computing", os.kill, signal.SIGTERM),
+    ],
+)
+def test_interrupt_leaves_nothing_behind(moment, kill, signum, tmpdir_env, tmp_path):
+    args = ["--chunks", "40", "--source", "zarr", "--chunk-size", "64kiB"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "dask", "rootish", "demo", *args, "--output", tmp_path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            before = ""
+            while moment not in before:
+                line = process.stderr.readline()
+                assert line, before
+                before += line
+            kill(process.pid, signum)
+            _, after = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signum
+    lines = [line for line in after.splitlines() if not line.startswith("[")]
+    assert lines.pop(0) == "Stopping the workers and removing the data ..."
+    assert lines == (["Aborted!"] if signum == signal.SIGINT else [])
+    assert not list(tmpdir_env.iterdir())
+    assert not list(tmp_path.glob("*.png"))
+    wait_for_end_of_session(process.pid)
+
+
+def wait_for_end_of_session(sid: int) -> None:
+    """Wait until the processes are gone that a leader of a session had started.
+
+    Helpers of multiprocessing end by themselves, a moment after they notice that it
+    has ended.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        left = []
+        for process in psutil.process_iter(["status", "cmdline"]):
+            with contextlib.suppress(ProcessLookupError):
+                if (
+                    os.getsid(process.pid) == sid
+                    and process.info["status"] != psutil.STATUS_ZOMBIE
+                ):
+                    left.append(process.info["cmdline"])
+        if not left:
+            return
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("other_thread", [True, False])
+def test_interrupts_are_deferred(signum, other_thread):
+    """Also when there is a thread that does not block the signal."""
+    log = []
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    handler = signal.signal(signum, lambda *args: log.append("handled"))
+    try:
+        if other_thread:
+            thread.start()
+        with rootish_demo._interrupts_deferred():
+            os.kill(os.getpid(), signum)
+            time.sleep(0.001)
+            log.append("done")
+        assert log == ["done", "handled"]
+    finally:
+        signal.signal(signum, handler)
+        if other_thread:
+            stop.set()
+            thread.join()
+
+
+# -- What it runs --------------------------------------------------------------------
+
+
+def test_data_spec():
+    data = DataSpec(files=3, chunks=4, chunk_size=3 * FIELD - 1)
+    assert data.chunk_nbytes == 2 * FIELD
+    assert data.shape == (8, *rootish_demo.GRID)
+    assert data.nbytes == 3 * 4 * 2 * FIELD
+    for bad in ({"files": 0}, {"chunks": 0}, {"chunk_size": FIELD - 1}):
+        with pytest.raises(DemoError):
+            DataSpec(**bad)
+
+
+@pytest.mark.parametrize("saturation", [1.0, 1.1, float("inf")])
+def test_bound(saturation):
+    import dask
+
+    data = DataSpec(chunk_size=9 * FIELD)
+    with dask.config.set({"distributed.scheduler.worker-saturation": saturation}):
+        bound = ClusterSpec(workers=4, threads=1).bound(data)
+    slots = {1.0: 4, 1.1: 8}.get(saturation, float("inf"))
+    assert bound == 2 * slots * 10 * FIELD
+
+
+def small_data() -> DataSpec:
+    return DataSpec(files=8, chunks=10, chunk_size=4 * FIELD)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    policies = ["heuristic", "producers"]
+    return rootish_demo.run_demo(small_data(), ClusterSpec(), policies=policies)
+
+
+def test_runs_are_grouped_by_source(runs):
+    assert [(run.source, run.policy) for run in runs] == [
+        (source, policy) for source in SOURCES for policy in ("heuristic", "producers")
+    ]
+
+
+def test_results(runs):
+    rootish_demo.check_results(runs)
+    data = small_data()
+    x = np.concatenate(
+        [
+            rootish_demo._chunk_values(data, file, chunk)
+            for file in range(data.files)
+            for chunk in range(data.chunks)
+        ]
+    )
+    w = 1.5 + np.cos(np.linspace(0, 4 * np.pi, len(x)))
+    np.testing.assert_allclose(runs[0].result, np.average(x, axis=0, weights=w))
+
+
+def test_producers_is_bounded_and_heuristic_is_not(runs):
+    bound = ClusterSpec().bound(small_data())
+    for run in runs:
+        assert (run.managed <= bound) == (run.policy == "producers"), run
+
+
+def test_measurements(runs):
+    for run in runs:
+        assert run.seconds > 0
+        assert run.moved > 0
+        times, managed = zip(*run.managed_history)
+        assert list(times) == sorted(times)
+        assert 0 < max(managed) <= run.managed
+        assert times[0] >= 0
+        assert run.process_history[0][1] == 0
+        assert max(nbytes for _, nbytes in run.process_history) == run.process
+
+
+def test_stripped_marks():
+    marked = Task("x", print, _data_producer=True)
+    with rootish_demo.stripped_marks():
+        assert not marked.data_producer
+        assert not DataNode("y", 1).data_producer
+    assert marked.data_producer
+    assert DataNode("y", 1).data_producer
+
+
+def test_marks_are_stripped_in_the_scheduler():
+    """Without marks ``marked`` is no better than the heuristic."""
+    data = small_data()
+    (run,) = rootish_demo.run_demo(data, ClusterSpec(marks=False), ["zarr"], ["marked"])
+    assert run.managed > ClusterSpec().bound(data)
+
+
+def test_handles_are_reopened_after_unpickling(tmp_path):
+    import cloudpickle
+
+    data = DataSpec(files=1, chunks=2, chunk_size=FIELD)
+    path = tmp_path / "a.zarr"
+    rootish_demo.ZARR.write(path, data, 0)
+    pickled = cloudpickle.dumps(rootish_demo.open_handle(str(path)))
+    assert len(pickled) < 1000
+    chunk = rootish_demo.read_chunk(cloudpickle.loads(pickled), 1, data.steps)
+    np.testing.assert_array_equal(chunk, rootish_demo._chunk_values(data, 0, 1))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sources_have_the_chunks_asked_for(source, tmp_path):
+    data = DataSpec(files=2, chunks=3, chunk_size=2 * FIELD)
+    src = SOURCES[source]
+    paths = src.format.paths(tmp_path, data)
+    for i, path in enumerate(paths):
+        src.format.write(path, data, i)
+    x = src.open(paths, data)
+    assert x.dtype == "f8"
+    assert x.chunks == ((2,) * 6, (64,), (128,))
+
+
+def test_process_memory():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with rootish_demo.ProcessMemory([os.getpid(), child.pid], interval=0.001) as memory:
+        child.communicate(b"\n")
+        while len(memory.history) < 10:
+            time.sleep(0.001)
+    assert memory.history[0][1] > memory.history[-1][1] > 0
+    assert not memory._thread.is_alive()
+
+
+def test_table_tells_within_the_bound_from_outside():
+    from rich.console import Console
+
+    data, cluster = small_data(), ClusterSpec()
+    bound = int(cluster.bound(data))
+    runs = [
+        fake_run("zarr", "heuristic", managed=bound + 2**20),
+        fake_run("zarr", "producers", managed=bound),
+    ]
+    table = rootish_demo.make_table(runs, data, cluster)
+    console = Console(width=80, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(table)
+    lines = capture.get().splitlines()
+    plain = [click.unstyle(line) for line in lines]
+    assert max(map(len, plain)) <= 80
+    (heuristic,) = [line for line in lines if "heuristic" in line]
+    (producers,) = [line for line in lines if "producers" in line]
+    assert "\x1b[31m" in heuristic
+    assert "\x1b[32m" not in heuristic
+    assert "\x1b[32m" in producers
+    assert "\x1b[31m" not in producers
+    assert "…" not in capture.get()
+
+
+@pytest.mark.parametrize("n_sources", [1, 2, 3, 4])
+def test_plot(n_sources, tmp_path):
+    from matplotlib.image import imread
+
+    runs = [
+        fake_run(source, policy)
+        for source in list(SOURCES)[:n_sources]
+        for policy in POLICIES
+    ]
+    path = tmp_path / "plot.png"
+    rootish_demo.write_plot(runs, small_data(), path)
+    height, width, _ = imread(path).shape
+    assert height > 100
+    assert width > 100
