@@ -1,4 +1,4 @@
-"""Builds the fork: a release of ``distributed`` (the *base*) with our definitions over it.
+"""Builds the fork: a release of ``distributed``, the *base*, with our files over it.
 
 ======================  ==============================================================
 module                  what it does
@@ -20,4 +20,4 @@ from __future__ import annotations
 
 
 class ForkError(Exception):
-    """The fork cannot be made from this base; the message says what to do, in a line."""
+    """The fork cannot be made; the message says why, in one line."""

@@ -88,8 +88,8 @@ def accept(
 ) -> None:
     """Review definitions of the base that changed, and record them as reviewed.
 
-    Without NAMEs, all that the fork replaces, extends or relies on, and whose fingerprint
-    is not the one recorded, one after another.
+    Without NAMEs, all that the fork replaces, extends or relies on and whose
+    fingerprint is not the one recorded, one after another.
     """
     project = read_project(ROOT)
     divergence = read_divergence(ROOT)

@@ -68,8 +68,8 @@ def installed_distribution(version: str) -> importlib.metadata.Distribution:
         )
     if distribution.version != version:
         raise ForkError(
-            f"the build environment has distributed {distribution.version} but the base "
-            f"is {version}; install distributed=={version}, or build with build isolation"
+            f"the build environment has distributed {distribution.version} but the "
+            f"base is {version}; install that, or build with build isolation"
         )
     return distribution
 
@@ -193,6 +193,6 @@ def available_base(project: Project) -> Base:
         return installed_base(project.base)
     except ForkError:
         raise ForkError(
-            f"no copy of distributed {project.base} at hand: run `pip install -e .` once, "
-            "which keeps one, or install it in another environment and run this there"
+            f"no copy of distributed {project.base} at hand: run `pip install -e .` "
+            "once, which keeps one, or run this where that release is installed"
         ) from None

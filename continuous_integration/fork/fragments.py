@@ -20,8 +20,8 @@ def merge_fragment(
 ) -> str:
     """Add the keys of a fragment to a YAML file of the base.
 
-    A key goes to the end of its mapping, or behind the sibling that its entry names with
-    ``after``, together with the comments right above it.
+    A key goes to the end of its mapping, or behind the sibling that its entry names
+    with ``after``, together with the comments right above it.
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ class _Merge:
                 old = there[key.value][1]
                 if not old.id == value.id == "mapping":
                     raise ForkError(
-                        f"{self.path}, line {key.start_mark.line + 1}: the base already "
-                        f"has {name}; it cannot be added"
+                        f"{self.path}, line {key.start_mark.line + 1}: the base "
+                        f"already has {name}; it cannot be added"
                     )
                 yield from self.mapping(old, value, f"{name}.")
                 continue

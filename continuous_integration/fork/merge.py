@@ -7,18 +7,18 @@ Each definition of the partial module is declared in ``divergence.json`` with ho
 meets the base:
 
 replaces
-    It takes the place of the base's definition. With ``keeps``, the base's stays right
-    above it under that name.
+    It takes the place of the base's definition. With ``keeps``, the base's stays, right
+    above it, under that name.
 extends
     The statements of its body come after those of the base's body.
 adds
     The base has no such name. A function or a class goes to the end of its scope, or
-    behind the name given by ``after``. A variable or an annotation goes in a class above
-    ``__slots__``, which is often made from the annotations, and in a module behind the
-    imports.
+    behind the name given by ``after``. A variable or an annotation goes behind the
+    imports of a module; in a class, above ``__slots__``, which is often made from the
+    annotations.
 appends
-    A statement that defines nothing. It goes to the end of its scope, or behind the name
-    given by ``after``.
+    A statement that defines nothing. It goes to the end of its scope, or behind the
+    name given by ``after``.
 relies-on
     The partial module has nothing by that name; our code calls the base's.
 
@@ -67,8 +67,8 @@ def changed_names(source: Source, declared: Mapping[str, Entry]) -> Iterator[str
             nodes = find(source.tree.body, name)
             if not nodes:
                 raise ForkError(
-                    f"{source.path}: the base has no {name}, which {DIVERGENCE} says the "
-                    f"fork {entry['how'].replace('-', ' ')}"
+                    f"{source.path}: the base has no {name}, which {DIVERGENCE} says "
+                    f"the fork {entry['how'].replace('-', ' ')}"
                 )
             if fingerprint(nodes) != entry.get("base"):
                 yield name
@@ -84,8 +84,8 @@ def check_fingerprints(source: Source, declared: Mapping[str, Entry]) -> None:
     """
     if changed := list(changed_names(source, declared)):
         raise ForkError(
-            f"{source.path}: the base's {', '.join(changed)} changed since the fork was "
-            "last reviewed; compare with `python -m continuous_integration.fork accept`"
+            f"{source.path}: the base's {', '.join(changed)} changed since it was last "
+            "reviewed; compare with `python -m continuous_integration.fork accept`"
         )
 
 
@@ -258,7 +258,7 @@ class _Merge:
             if not found:
                 raise self.error(node, f"the base has no {after} to go behind")
             line = self.base.span(found[-1])[1] + 1
-            gap = not is_variable
+            gap = bool(defined_names(node)) and not is_variable
         elif is_variable and isinstance(scope, ast.ClassDef):
             self.annotate(text, scope)
             return
@@ -267,7 +267,6 @@ class _Merge:
             gap = False
             text = ["", *text]
         else:
-            # The last statement of a module may be an `if`, which is longer than its name
             line = self.base.span(scope.body[-1])[1] + 1
             gap = True
         self.base.insert(line, _spaced(text, scope) if gap else text)
@@ -324,7 +323,7 @@ class _Merge:
             if isinstance(n, ast.ImportFrom)
             and isinstance(node, ast.ImportFrom)
             and _package(n) == _package(node)
-            and (n.module or "") < (node.module or "")
+            and (n.module or "") <= (node.module or "")
         ]
         place = (smaller or imports or body)[-1]
         self.base.insert(self.base.span(place)[1] + 1, text)

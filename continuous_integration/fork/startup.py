@@ -60,14 +60,14 @@ class ForkFinder:
 
         if not os.path.isfile(f"{self.root}/pyproject.toml"):
             raise ImportError(
-                f"distributed was installed with `pip install -e {self.root}`, which is "
-                "gone; install it again from where it is now",
+                f"distributed was installed with `pip install -e {self.root}`, which "
+                "is gone; install it again from where it is now",
                 name=name,
             )
         try:
             tree = self.tree()
             os.utime(tree)  # In use; see `editable_tree`
-        except Exception as error:  # noqa: BLE001 -- whatever is wrong, say what and where
+        except Exception as error:  # Whatever is wrong, say what and where
             kind = type(error).__name__
             text = str(error) if kind == "ForkError" else f"{kind}: {error}"
             raise ImportError(
@@ -147,7 +147,8 @@ class ForkFinder:
             kept = storage(root, self.base)
             if not kept.is_dir():
                 raise ForkError(
-                    f"{kept} is gone, the copy of the base; run `pip install -e .` again"
+                    f"{kept}, the copy of the base, is gone; run `pip install -e .` "
+                    "again"
                 )
             base = folder_base(kept, self.base)
             return str(editable_tree(root, base, self.version, Path(folder)))

@@ -63,8 +63,8 @@ def fork_files(root: Path, base: Base) -> dict[str, bytes]:
         if path not in theirs:
             if declared:
                 raise ForkError(
-                    f"{DIVERGENCE}: {path}: the base has no such file, so nothing is to "
-                    "be declared for it"
+                    f"{DIVERGENCE}: {path}: the base has no such file, so nothing is "
+                    "to be declared for it"
                 )
             if path.endswith(".py"):
                 Source(content.decode("utf-8"), path)
