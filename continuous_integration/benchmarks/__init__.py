@@ -1,0 +1,1 @@
+"""Workloads that show what the fork changes, measured beside the base as released."""
