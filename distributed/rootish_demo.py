@@ -74,6 +74,10 @@ class DemoError(Exception):
     """Something that the user can do something about. The message is one line."""
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """Size of the data set that the demo writes and reads.
@@ -129,8 +133,8 @@ class DataSpec:
 
     def __str__(self) -> str:
         return (
-            f"{format_bytes(self.nbytes)}: {self.files} files of "
-            f"{self.chunks} chunks of {format_bytes(self.chunk_nbytes)}"
+            f"{format_bytes(self.nbytes)}: {_count(self.files, 'file')} of "
+            f"{_count(self.chunks, 'chunk')} of {format_bytes(self.chunk_nbytes)}"
         )
 
 
@@ -166,7 +170,10 @@ class ClusterSpec:
 
     def __str__(self) -> str:
         marks = "" if self.marks else ", marks stripped"
-        return f"{self.workers} workers with {self.threads} threads each{marks}"
+        return (
+            f"{_count(self.workers, 'worker')} with "
+            f"{_count(self.threads, 'thread')} each{marks}"
+        )
 
 
 @contextlib.contextmanager

@@ -29,6 +29,9 @@ from distributed.rootish_demo import (
     Run,
 )
 
+# netCDF4 and NumPy for Python 3.10; NumPy says that this warning is harmless.
+pytestmark = pytest.mark.filterwarnings("ignore:numpy.ndarray size changed")
+
 FIELD = rootish_demo.FIELD_NBYTES
 
 #: Some seconds, with little more than one field in each chunk.
@@ -226,7 +229,7 @@ def test_demo(tmpdir_env, tmp_path):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "1.25 MiB: 5 files of 4 chunks of 64.00 kiB" in result.stdout
-    assert "1 workers with 1 threads each" in result.stdout
+    assert "1 worker with 1 thread each" in result.stdout
     (row,) = [line for line in result.stdout.splitlines() if "producers" in line]
     assert row.split()[:2] == ["zarr", "producers"]
     assert "All results are equal.\n" in result.stdout
