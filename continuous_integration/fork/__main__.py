@@ -32,6 +32,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ForkError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:  # tomli, before Python 3.11
+            raise click.ClickException(f"{error}; pip install '.[test]'") from None
 
 
 @click.group(cls=_Group)

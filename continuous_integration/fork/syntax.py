@@ -115,6 +115,10 @@ def _normal(value: object) -> str:
     if isinstance(value, ast.Constant):
         # Not `!r`: which characters that escapes depends on the Unicode of the Python
         return f"{type(value.value).__name__}:{value.value!a}"
+    if isinstance(value, ast.JoinedStr):
+        # Python 3.12 has empty strings between the parts, where others have nothing
+        parts = [v for v in value.values if getattr(v, "value", None) != ""]
+        return f"(JoinedStr {_normal(parts)})"
     if isinstance(value, ast.AST):
         fields = " ".join(
             f"{name}={_normal(content)}"

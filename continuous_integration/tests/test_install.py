@@ -122,6 +122,8 @@ def test_editable_edit_of_a_partial_module(
 def test_commands_in_an_editable_install(
     environment: Environment, checkout: Path, project: Project
 ) -> None:
+    # With the extra `test`, that is. Python 3.11 has it in its standard library.
+    environment.pip("install", "--quiet", "tomli; python_version < '3.11'")
     command = (environment.python, "-m", "continuous_integration.fork", "diff")
     text = run(*command, cwd=checkout)
     assert text.startswith(f"distributed {project.version} against its base")
