@@ -141,7 +141,7 @@ def merge(target: Path, folder: Path | None) -> None:
     else:
         base = _base(project, folder)
         files = tree.fork_files(ROOT, base)
-        files[tree.VERSION_FILE] = tree.version_module(project.version)
+        files[tree.VERSION_FILE] = tree.version_module(project.version, base)
         tree.write_tree(target, base, files)
     click.echo(f"{len(files)} files of the fork written to {target}")
 

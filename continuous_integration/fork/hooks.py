@@ -101,7 +101,7 @@ class BuildHook(BuildHookInterface[Any]):
             shutil.copy(str(startup.__file__), files / f"{STARTUP}.py")
             key = "force_include_editable"
         else:
-            ours[tree.VERSION_FILE] = tree.version_module(project.version)
+            ours[tree.VERSION_FILE] = tree.version_module(project.version, theirs)
             tree.write_tree(files, theirs, ours)
             key = "force_include"
         for path in sorted(p for p in files.rglob("*") if p.is_file()):

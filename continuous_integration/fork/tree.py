@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -101,8 +102,11 @@ def check_base(base: Base, divergence: Divergence) -> None:
             raise ForkError(f"{path}: the base has no such file; see {DIVERGENCE}")
 
 
-def version_module(version: str) -> bytes:
+def version_module(version: str, base: Base) -> bytes:
     """Return :data:`VERSION_FILE`, with the names that the base's has."""
+    # The fork's own commit would make a wheel depend on where it is built from
+    commit = re.search(rb"commit_id = '(\w+)'", base.read(VERSION_FILE))
+    commit_id = commit[1].decode() if commit else "unknown"
     release, _, local = version.partition("+")
     parts: tuple[int | str, ...] = tuple(map(int, release.split(".")))
     if local:
@@ -114,8 +118,8 @@ from __future__ import annotations
 __version__ = version = "{version}"
 __version_tuple__ = version_tuple = {parts!r}
 
-#: Not recorded: a wheel is the same whether built from git or from a source archive
-__commit_id__ = commit_id = None
+#: Of the base
+__commit_id__ = commit_id = "{commit_id}"
 '''.encode()
 
 
@@ -153,7 +157,7 @@ def editable_tree(root: Path, base: Base, version: str, folder: Path) -> Path:
         The tree, named after its content
     """
     ours = fork_files(root, base)
-    ours[VERSION_FILE] = version_module(version)
+    ours[VERSION_FILE] = version_module(version, base)
     digest = hashlib.sha256(base.version.encode())
     for path, content in sorted(ours.items()):
         digest.update(f"\n{path} {len(content)}\n".encode())

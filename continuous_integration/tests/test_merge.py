@@ -473,6 +473,12 @@ def test_base_that_does_not_parse() -> None:
         merge_module(PATH, "def", '"""Partial."""\n', {})
 
 
+def test_result_that_does_not_parse() -> None:
+    base = "if 1:\n    def f(): pass\nelse:\n    pass\n"
+    with pytest.raises(ForkError, match="merged, line 7: does not parse"):
+        merge("def g():\n    pass\n", {"g": {"how": "adds", "after": "f"}}, base)
+
+
 def test_characters_that_only_look_like_line_ends() -> None:
     base = 'X = "\x0c \u2028"\n\n\ndef f():\n    pass\n'
     merged = merge("def f():\n    return 1\n", {"f": {"how": "replaces"}}, base)

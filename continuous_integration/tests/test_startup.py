@@ -16,6 +16,7 @@ from continuous_integration.fork.tree import KEPT_TIME, KEPT_TREES
 from continuous_integration.tests.conftest import ROOT
 
 FORK = "continuous_integration/fork"
+TAG = sys.implementation.cache_tag
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def root(tmp_path: Path) -> Path:
     base.mkdir(parents=True)
     (base / "__init__.py").write_text("from distributed.core import f\n")
     (base / "core.py").write_text("x = 1\n")
+    (base / "_version.py").write_text("__commit_id__ = commit_id = 'g123'\n")
     (root / "distributed").mkdir()
     write(root, 1)
     return root
@@ -98,8 +100,11 @@ def test_edits_take_effect(root: Path) -> None:
 
 
 def test_version(root: Path) -> None:
-    code = "import distributed._version as v; print(v.__version__, v.version_tuple)"
-    assert output(start(root, code)) == "1.0+rootish.1 (1, 0, 'rootish.1')"
+    code = (
+        "import distributed._version as v;"
+        "print(v.__version__, v.version_tuple, v.commit_id)"
+    )
+    assert output(start(root, code)) == "1.0+rootish.1 (1, 0, 'rootish.1') g123"
 
 
 def test_nothing_is_done_when_nothing_changed(
@@ -127,18 +132,19 @@ def test_same_content_gives_the_same_tree(root: Path) -> None:
 
 
 def test_modules_that_did_not_change_are_not_compiled_again(root: Path) -> None:
-    output(start(root, RESULT))
-    (first,) = (root / "build/merged").glob("*/distributed/__init__.py")
+    (root / "distributed/extra.py").write_text("y = 1\n")
+    code = "import distributed.extra as e, distributed.core as c; print(e.__file__)"
+    first = Path(output(start(root, code)))
     write(root, 2)
-    code = "import distributed.core as c; print(c.__cached__)"
-    compiled = Path(output(start(root, code)))
-    second = compiled.parents[1] / "__init__.py"
+    second = Path(output(start(root, code)))
     assert second != first
-    assert second.stat().st_mtime_ns == first.stat().st_mtime_ns
-    name = f"__pycache__/__init__.{sys.implementation.cache_tag}.pyc"
-    assert (second.parent / name).stat().st_mtime_ns == (
-        first.parent / name
-    ).stat().st_mtime_ns
+    # One of the base, one of ours
+    for name in ("__init__", "extra"):
+        for path in (f"{name}.py", f"__pycache__/{name}.{TAG}.pyc"):
+            times = [(f.parent / path).stat().st_mtime_ns for f in (first, second)]
+            assert times[0] == times[1], path
+    path = f"__pycache__/core.{TAG}.pyc"
+    assert (first.parent / path).read_bytes() != (second.parent / path).read_bytes()
 
 
 def test_processes_that_start_at_once(root: Path) -> None:

@@ -89,6 +89,7 @@ def test_version_module_has_the_names_of_the_base(
         exec(files[VERSION_FILE], namespace)
     names = [{n for n in namespace if n != "__all__"} for namespace in namespaces]
     assert names[0] >= names[1] - {"__annotations__", "__conditional_annotations__"}
+    assert namespaces[0]["__commit_id__"] == namespaces[1]["__commit_id__"]
 
 
 def test_dependencies(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
