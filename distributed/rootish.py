@@ -47,7 +47,7 @@ import dask
 
 if TYPE_CHECKING:
     # Circular dependencies
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState
+    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
 
 #: A group is larger than the cluster when it has more tasks than this for each thread.
 TASKS_PER_THREAD = 2
@@ -249,6 +249,21 @@ class RootishPolicy(ABC):
             whenever the scheduler asks.
         """
 
+    def beside(self, ts: TaskState) -> list[WorkerState]:
+        """Workers among which a task is placed that is not root-ish.
+
+        Parameters
+        ----------
+        ts
+            The task. All its inputs are in memory.
+
+        Returns
+        -------
+        list of WorkerState
+            Empty if every worker will do that holds any of its inputs.
+        """
+        return []
+
 
 class Producers(RootishPolicy):
     """Root-ish is what brings in data and may run anywhere. See the module's docstring.
@@ -297,6 +312,30 @@ class Producers(RootishPolicy):
         if few and verdict.rootish and not self._crowded(tg):
             return FEW
         return verdict
+
+    def beside(self, ts: TaskState) -> list[WorkerState]:
+        """Workers that hold inputs which are dear to copy, where others are not.
+
+        The handle of a read that is fused with its consumer ends up on every worker. It
+        must not draw the task away from the chunk that it consumes.
+        """
+        if (
+            len(ts.dependencies) < 2
+            or ts.actor
+            or ts.resource_restrictions
+            or ts.worker_restrictions
+            or ts.host_restrictions
+        ):
+            return []
+        dear = [
+            dts
+            for dts in ts.dependencies
+            if dts.nbytes > NEGLIGIBLE_BYTES * len(dts.dependents)
+        ]
+        if len(dear) == len(ts.dependencies):
+            return []
+        running = self.state.running
+        return [ws for dts in dear for ws in dts.who_has or () if ws in running]
 
     def _weigh(self, ts: TaskState, tg: TaskGroup, marked: bool) -> Verdict:
         """Weigh the price of the inputs of ``ts`` against what copying them buys."""
@@ -353,9 +392,9 @@ class Producers(RootishPolicy):
         small[tg] = None
         running = 0
         for other in list(small):
-            if n := other.states["processing"]:
-                running += n
-            else:
+            n = other.states["processing"]
+            running += n
+            if not n and other is not tg:
                 del small[other]
         if running <= enough:
             return False

@@ -46,3 +46,16 @@ class SchedulerState:
                 self.queued.discard(ts)
                 return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
         return self._transition_queued_processing_anywhere(key, stimulus_id)
+
+    def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
+        """Pick a worker for a task that is not root-ish, beside the inputs that matter.
+
+        Returns
+        -------
+        ws: WorkerState | None
+            The worker on which the task is expected to start soonest, or None if there
+            is no worker for it.
+        """
+        if workers := self.rootish_policy.beside(ts):
+            return min(workers, key=partial(self.worker_objective, ts))
+        return self._decide_worker_non_rootish_any(ts)
