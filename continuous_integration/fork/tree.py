@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from continuous_integration.fork import ForkError
@@ -166,10 +167,7 @@ def editable_tree(root: Path, base: Base, version: str, folder: Path) -> Path:
     if tree.is_dir():
         return tree
     folder.mkdir(parents=True, exist_ok=True)
-    older = sorted(
-        (t for t in folder.iterdir() if (t / "distributed").is_dir()),
-        key=os.path.getmtime,
-    )
+    older = _by_use(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
         write_tree(temporary, base, ours)
@@ -184,9 +182,22 @@ def editable_tree(root: Path, base: Base, version: str, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for stale in older[: -KEPT_TREES + 1]:
-        if stale.stat().st_mtime < time.time() - KEPT_TIME:
-            shutil.rmtree(stale, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if stale.stat().st_mtime < time.time() - KEPT_TIME:
+                shutil.rmtree(stale, ignore_errors=True)
     return tree
+
+
+def _by_use(folder: Path) -> list[Path]:
+    """Return the merged trees, the one that was used last at the end."""
+    found = []
+    for tree in folder.iterdir():
+        # Hidden ones are not complete: other processes are making them
+        if not tree.name.startswith("."):
+            with suppress(FileNotFoundError):
+                if (tree / "distributed").is_dir():
+                    found.append((tree.stat().st_mtime, tree))
+    return [tree for _, tree in sorted(found)]
 
 
 def _take_over(older: Path, newer: Path) -> None:

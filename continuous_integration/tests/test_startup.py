@@ -153,6 +153,23 @@ def test_processes_that_start_at_once(root: Path) -> None:
     assert len([p for p in (root / "build/merged").iterdir() if p.is_dir()]) == 1
 
 
+def test_incomplete_trees_of_other_processes_are_left_alone(root: Path) -> None:
+    write(root, 2)
+    incomplete = root / "build/merged/.incomplete/distributed"
+    incomplete.mkdir(parents=True)
+    # Newer than all others, so that files would be taken over from it
+    (incomplete / "__init__.py").write_text("from distributed.core import f\n")
+    os.utime(incomplete / "__init__.py", (1, 1))
+    os.utime(incomplete.parent, (2**31, 2**31))
+    tree = Path(finder(root).tree())
+    assert (tree / "distributed/__init__.py").stat().st_mtime != 1
+    os.utime(incomplete.parent, (1, 1))
+    for number in range(100, 101 + KEPT_TREES):
+        write(root, number)
+        finder(root).tree()
+    assert incomplete.is_dir()
+
+
 def test_stale_trees_are_removed(root: Path) -> None:
     trees = []
     for number in range(KEPT_TREES + 2):
