@@ -122,6 +122,13 @@ def test_nothing_is_done_when_nothing_changed(
         finder(root).tree()
 
 
+def test_start_counts_as_use_of_a_tree(root: Path) -> None:
+    tree = finder(root).tree()
+    os.utime(tree, (1, 1))
+    output(start(root, RESULT))
+    assert os.path.getmtime(tree) > 1
+
+
 def test_same_content_gives_the_same_tree(root: Path) -> None:
     first = finder(root).tree()
     write(root, 2)
