@@ -2,14 +2,14 @@
 
 A task is root-ish when running it *brings data into the cluster* and *it does not
 matter where it runs*. Sent out all at once, such tasks fill the cluster with their
-output before anything has consumed it; and there is no reason to send them to one worker
-rather than to another. Every other task is sent, as soon as it can run, to a worker that
-holds its inputs.
+output before anything has consumed it; and there is no reason to send them to one
+worker rather than to another. Every other task is sent, as soon as it can run, to a
+worker that holds its inputs.
 
-Whether it matters where a task runs is a question of price. Root-ish tasks go to whichever
-worker is free, so in the end each of their inputs lies on every worker, or on as many
-as it has users. The **price** of a task is its share of these copies, in bytes. It is
-weighed against what the copies buy:
+Whether it matters where a task runs is a question of price. Root-ish tasks go to
+whichever worker is free, so in the end each of their inputs lies on every worker, or on
+as many as it has users. The **price** of a task is its share of these copies, in bytes.
+It is weighed against what the copies buy:
 
 data
     A task may cost up to a fixed part of what it brings in. A path, an opened file, an
@@ -17,12 +17,13 @@ data
     graph and however many of them there are. A chunk to be sliced costs as much as
     comes out.
 work
-    Where a group has fewer inputs than the cluster has workers, keeping its tasks beside
-    their inputs leaves workers idle. Copying is worth the time that these would save.
+    Where a group has fewer inputs than the cluster has workers, keeping its tasks
+    beside their inputs leaves workers idle. Copying is worth the time that these would
+    save.
 
 Bytes decide, not the number of groups that a task depends on, and not who wrote the
-loader. What a task brings in is the mean output of its group so far; inputs are in memory
-when the question is asked, so that their sizes are known.
+loader. What a task brings in is the mean output of its group so far; inputs are in
+memory when the question is asked, so that their sizes are known.
 
 Two more things are needed. There must be *more tasks than the cluster runs at once*,
 counted over the groups of a prefix since loaders often make one group per file: holding
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 TASKS_PER_THREAD = 2
 
 #: Bytes of copies that a task may cost for each byte that it brings in. Of the measured
-#: shapes, those that gain from being held back cost at most 0.1, and those that lose by it
-#: at least 0.5.
+#: shapes on four workers, those that gain from being held back cost at most 0.1, and
+#: those that lose by it at least 0.4.
 DATA_PRICE = 0.25
 
 #: Output assumed for a task as long as none of its group has finished, in bytes.
@@ -130,8 +131,8 @@ COUNTED = Verdict(True, "counted", "It has fewer dependencies than the settings 
 NOT_COUNTED = Verdict(
     False,
     "not-counted",
-    "The cluster can run all of its tasks at once, or it has more dependencies than the "
-    "settings say.",
+    "The cluster can run all of its tasks at once, or it has more dependencies than "
+    "the settings say.",
 )
 MARKED = Verdict(True, "marked", "It is marked as a data producer.")
 BASE = Verdict(True, "p2p", "It unpacks a P2P shuffle, which spreads it itself.")
@@ -180,9 +181,7 @@ class GroupFacts:
         self.review_at = 2 * tg.nbytes_total or 1
 
 
-def within_count(
-    state: SchedulerState, tg: TaskGroup, limit: float = math.inf
-) -> bool:
+def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) -> bool:
     """Whether a group is root-ish by the number of its tasks and dependencies alone.
 
     Parameters
@@ -206,10 +205,10 @@ def within_count(
 
 
 def larger_than_cluster(state: SchedulerState, tg: TaskGroup) -> bool:
-    """Whether a group, or what is left of its prefix, has more tasks than the cluster runs.
+    """Whether a group, or its prefix, has more tasks than the cluster runs at once.
 
-    Loaders often make one small group per file, all of one prefix. Tasks of other groups
-    that are kept in memory (persisted) are over and done with, and do not count.
+    Loaders often make one small group per file, all of one prefix. Tasks of other
+    groups that are kept in memory (persisted) are done with, and do not count.
     """
     enough = TASKS_PER_THREAD * state.total_nthreads
     if len(tg) > enough:
@@ -275,7 +274,7 @@ class Producers(RootishPolicy):
 
     __slots__ = ("_crowded_until", "_small")
 
-    #: Groups that brought in data but were too small to be held back, and had tasks running
+    #: Groups that bring in data but were too small to be held back, and ran tasks
     _small: dict[TaskGroup, None]
     #: Value of ``SchedulerState.transition_counter`` up to which a count of them holds
     _crowded_until: int
@@ -296,9 +295,7 @@ class Producers(RootishPolicy):
         tg = ts.group
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
-        few = not (
-            marked or ts.state == "queued" or larger_than_cluster(state, tg)
-        )
+        few = not (marked or ts.state == "queued" or larger_than_cluster(state, tg))
         if few and state.idle_task_count:
             return FEW
         if not ts.dependencies:
@@ -345,21 +342,20 @@ class Producers(RootishPolicy):
             facts = tg.rootish_facts = GroupFacts(state, tg)
 
         # A single worker has nothing to copy, but the cluster may grow
-        nworkers = len(state.workers) or 1
-        if nworkers == 1:
-            nworkers = 2
+        nworkers = max(len(state.workers), 2)
         allowed = facts.allowed_marked if marked else facts.allowed
         price = 0.0
         # Inputs of the task, each shared out among its users
         inputs = 0.0
         for dts in ts.dependencies:
-            users = len(dts.dependents) or 1
+            users = len(dts.dependents)
             inputs += 1 / users
+            # What is everywhere already costs nothing. Replicas short of that do not
+            # count, lest a group that is not held back drift into being so.
             who_has = dts.who_has
-            copies = nworkers - len(who_has) if who_has else nworkers
-            if copies > 0:
-                nbytes = dts.get_nbytes() + MESSAGE_BYTES
-                price += nbytes * copies / (users if users > nworkers else nworkers)
+            if not who_has or len(who_has) < nworkers:
+                nbytes = (dts.get_nbytes() + MESSAGE_BYTES) * (nworkers - 1)
+                price += nbytes / (users if users > nworkers else nworkers)
                 if price > allowed and inputs * tg._size >= nworkers:
                     return DEAR
 
@@ -381,8 +377,8 @@ class Producers(RootishPolicy):
     def _crowded(self, tg: TaskGroup) -> bool:
         """Whether small groups that bring in data keep the cluster busy together.
 
-        One group per file need not mean one prefix: some people name a function for each
-        file. Called when no worker has a thread free.
+        One group per file need not mean one prefix: some people name a function for
+        each file. Called when no worker has a thread free.
         """
         state = self.state
         if state.transition_counter < self._crowded_until:
@@ -409,9 +405,10 @@ class Producers(RootishPolicy):
         Without a queue there is nothing to be held back in.
         """
         state = self.state
-        return (
-            tg.prefix.states["processing"] > TASKS_PER_THREAD * state.total_nthreads
-            and not math.isinf(state.WORKER_SATURATION)
+        return tg.prefix.states[
+            "processing"
+        ] > TASKS_PER_THREAD * state.total_nthreads and not math.isinf(
+            state.WORKER_SATURATION
         )
 
     def _asked_for(self, tg: TaskGroup) -> bool:
@@ -423,9 +420,13 @@ class Producers(RootishPolicy):
         """
         state = self.state
         return (
-            state.rootish_tg_threshold > DEFAULT_COUNT
-            or state.rootish_tg_dependencies_threshold > DEFAULT_COUNT
-        ) and within_count(state, tg) and not within_count(state, tg, DEFAULT_COUNT)
+            (
+                state.rootish_tg_threshold > DEFAULT_COUNT
+                or state.rootish_tg_dependencies_threshold > DEFAULT_COUNT
+            )
+            and within_count(state, tg)
+            and not within_count(state, tg, DEFAULT_COUNT)
+        )
 
 
 class Marked(RootishPolicy):

@@ -41,10 +41,13 @@ class SchedulerState:
         that turned out to be little, it goes where its inputs are.
         """
         ts = self.tasks[key]
-        if ts.dependencies and not self.is_rootish(ts):
-            if ws := self.decide_worker_non_rootish(ts):
-                self.queued.discard(ts)
-                return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+        if (
+            ts.dependencies
+            and not self.is_rootish(ts)
+            and (ws := self.decide_worker_non_rootish(ts))
+        ):
+            self.queued.discard(ts)
+            return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
         return self._transition_queued_processing_anywhere(key, stimulus_id)
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
