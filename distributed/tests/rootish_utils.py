@@ -1,0 +1,242 @@
+"""What the tests of the root-ish decision share.
+
+Overproduction depends on how fast workers are in comparison with their scheduler, so
+that a test which merely runs something and looks at the peak passes on one machine and
+fails on another. :class:`FarWorker` takes the luck out of it: it hears from the
+scheduler only when it has nothing left to do. Whatever a policy sends out at once is
+then all run before anything that consumes it, and what comes of it can be counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dask._task_spec import DataNode, Task
+
+from distributed.diagnostics.memory_recorder import MemoryRecorder
+from distributed.rootish import Verdict
+from distributed.utils_test import gen_cluster
+from distributed.worker import Worker
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from dask.typing import Key
+
+    from distributed.scheduler import Scheduler, TaskState, TaskStateState
+
+#: Two workers with one thread each: with the default saturation two slots on each.
+TWO_WORKERS = [("127.0.0.1", 1)] * 2
+
+#: A chunk that is worth more than the messages that it takes to copy a handle.
+CHUNK_NBYTES = 2**17
+
+KIB = 2**10
+MIB = 2**20
+
+
+class FarWorker(Worker):
+    """A worker that hears from the scheduler only when it has run out of work.
+
+    This is what a worker is whose tasks take less time than a message to the
+    scheduler and back, made independent of either time.
+    """
+
+    LATE = (
+        "acquire-replicas",
+        "cancel-compute",
+        "compute-task",
+        "free-keys",
+        "refresh-who-has",
+        "remove-replicas",
+        "steal-request",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._mail: deque[tuple[Callable[..., Any], dict[str, Any]]] = deque()
+        for op in self.LATE:
+            handler = self.stream_handlers[op]
+            self.stream_handlers[op] = functools.partial(self._receive, handler)
+
+    def _receive(self, handler: Callable[..., Any], **message: Any) -> None:
+        self._mail.append((handler, message))
+        self._read_mail()
+
+    def _read_mail(self) -> None:
+        if self.state.executing or self.state.ready:
+            return
+        # All of it, so that the worker chooses by priority among what has arrived
+        mail = list(self._mail)
+        self._mail.clear()
+        for handler, message in mail:
+            handler(**message)
+
+    def handle_stimulus(self, *stims: Any) -> None:
+        super().handle_stimulus(*stims)
+        self._read_mail()
+
+
+class Watch(MemoryRecorder):
+    """See what a computation does to some prefixes, at every transition.
+
+    Attributes
+    ----------
+    peak_sent : int
+        Largest number of tasks of the prefixes that the workers were asked to run at
+        once.
+    peak_replicas : int
+        Largest number of workers that held one and the same task of the prefixes.
+    queued : set of str
+        Keys of the prefixes that were ever held back.
+    computed : Counter
+        Number of tasks of the prefixes that each worker ran, by address.
+    verdicts : list of Verdict
+        What the policy said of each task of the prefixes, in order, whenever the
+        scheduler asked.
+    """
+
+    def __init__(self, *prefixes: str):
+        super().__init__(prefixes)
+        self.peak_sent = 0
+        self.peak_replicas = 0
+        self.queued: set[Key] = set()
+        self.computed: Counter[str] = Counter()
+        self.verdicts: list[Verdict] = []
+
+    async def start(self, scheduler: Scheduler) -> None:
+        await super().start(scheduler)
+        policy = scheduler.rootish_policy
+        watch = self
+
+        class Watched(type(policy)):  # type: ignore[misc]
+            def verdict(self, ts: TaskState) -> Verdict:
+                verdict = super().verdict(ts)
+                if ts.prefix.name in watch.prefixes:
+                    watch.verdicts.append(verdict)
+                return verdict
+
+        scheduler.rootish_policy = Watched(scheduler)
+
+    def transition(
+        self,
+        key: Key,
+        start: TaskStateState,
+        finish: TaskStateState,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().transition(key, start, finish, *args, **kwargs)
+        tasks = self.scheduler.tasks
+        if key not in tasks or tasks[key].prefix.name not in self.prefixes:
+            return
+        ts = tasks[key]
+        known = self.scheduler.task_prefixes
+        sent = sum(
+            known[name].states["processing"] for name in self.prefixes if name in known
+        )
+        self.peak_sent = max(self.peak_sent, sent)
+        self.peak_replicas = max(self.peak_replicas, len(ts.who_has or ()))
+        if finish == "queued":
+            self.queued.add(key)
+        if start == "processing" and finish == "memory":
+            self.computed[kwargs["worker"]] += 1
+
+    @property
+    def reasons(self) -> set[str]:
+        """Names of the reasons that were given."""
+        return {verdict.reason for verdict in self.verdicts}
+
+
+async def watch(s: Scheduler, *prefixes: str) -> Watch:
+    """Watch tasks of ``prefixes`` from now on."""
+    plugin = Watch(*prefixes)
+    await plugin.start(s)
+    s.add_plugin(plugin, name=f"watch {' '.join(prefixes)}")
+    return plugin
+
+
+@contextlib.contextmanager
+def marks_stripped() -> Iterator[None]:
+    """Let nothing be marked as a data producer, neither tasks nor literal data."""
+    with pytest.MonkeyPatch.context() as patch:
+        for node in (Task, DataNode):
+            patch.setattr(node, "data_producer", property(lambda self: False))
+        yield
+
+
+def slots(s: Scheduler) -> int:
+    """Root-ish tasks that worker saturation allows at once."""
+    return sum(
+        max(math.ceil(s.WORKER_SATURATION * ws.nthreads), 1)
+        for ws in s.workers.values()
+    )
+
+
+def moved(workers: Collection[Worker]) -> int:
+    """Bytes that the workers sent to each other so far."""
+    return sum(w.transfer_outgoing_bytes_total for w in workers)
+
+
+def policy_cluster(
+    nthreads: Sequence[tuple[str, int]] = TWO_WORKERS,
+    *,
+    far: bool = True,
+    config: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Run a coroutine test on a small cluster under the policy of parameter ``policy``.
+
+    Parameters
+    ----------
+    nthreads
+        Address and number of threads of each worker.
+    far
+        Whether workers hear from the scheduler only when they have run out of work.
+    config
+        Settings beyond the policy. Work stealing is off unless they say otherwise, so
+        that tasks run where the decision put them.
+    **kwargs
+        For ``gen_cluster``.
+
+    Returns
+    -------
+    Decorator for tests ``(c, s, *workers, policy=..., ...)``.
+    """
+    settings = {
+        "distributed.scheduler.validate": True,
+        "distributed.worker.validate": False,
+        "distributed.scheduler.work-stealing": False,
+        **(config or {}),
+    }
+
+    def decorate(func: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        def test_under(policy: str) -> Callable[..., None]:
+            chosen = {"distributed.scheduler.rootish-policy": policy, **settings}
+            return gen_cluster(
+                client=True,
+                nthreads=list(nthreads),
+                Worker=FarWorker if far else Worker,
+                config=chosen,
+                **kwargs,
+            )(func)
+
+        @functools.wraps(func)
+        def test(*, policy: str = "producers", **parameters: Any) -> None:
+            if "policy" in inspect.signature(func).parameters:
+                parameters["policy"] = policy
+            test_under(policy)(**parameters)
+
+        # What pytest has to fill in is what the cluster leaves open
+        test.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+            test_under("producers")
+        )
+        return test
+
+    return decorate

@@ -1,0 +1,1036 @@
+"""Which tasks are held back, and what becomes of memory, placement and transfers.
+
+Every test but those of single functions runs a graph on a small cluster, and asserts
+what matters: how many chunks were in memory at once, which workers were used, how many
+bytes moved. Where another policy is known to be wrong, the test runs under it too, and
+asserts that the same measure fails.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from dask import delayed
+from dask._task_spec import Task, TaskRef
+from dask.utils import key_split
+
+from distributed import Event, Scheduler, Worker, rootish, wait
+from distributed.rootish import POLICIES, GroupFacts, Verdict, within_count
+from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
+from distributed.tests.rootish_utils import (
+    CHUNK_NBYTES,
+    KIB,
+    MIB,
+    Watch,
+    moved,
+    policy_cluster,
+    slots,
+    watch,
+)
+from distributed.utils_test import async_poll_for, captured_logger, gen_test, inc
+
+FOUR_WORKERS = [("127.0.0.1", 1)] * 4
+NO_WORKERS: list[tuple[str, int]] = []
+
+
+class Handle:
+    """A small object that stands for a file."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+
+class PinnedHandle(Handle):
+    """A handle that cannot leave the worker where it was made."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this handle is pinned")
+
+
+class Store:
+    """What `da.from_array` reads from: knows its shape, and makes up its values."""
+
+    dtype = np.dtype("f8")
+
+    def __init__(self, *shape: int, name: str = ""):
+        self.name = name  # tells stores of the same shape apart
+        self.shape = shape
+        self.ndim = len(shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        sizes = (len(range(*i.indices(n))) for i, n in zip(index, self.shape))
+        return np.ones(tuple(sizes))
+
+
+def open_file(path: object) -> Handle:
+    return Handle(str(path))
+
+
+def open_pinned(path: object) -> PinnedHandle:
+    return PinnedHandle(str(path))
+
+
+def find_asset(item: int) -> dict[str, str]:
+    return {"path": f"{item}.nc"}
+
+
+def read(handle: Handle, i: int) -> bytes:
+    assert isinstance(handle, Handle)
+    return bytes(CHUNK_NBYTES)
+
+
+def load(*args: object) -> bytes:
+    return bytes(CHUNK_NBYTES)
+
+
+def load_when(event: Event, *args: object) -> bytes:
+    event.wait()
+    return bytes(CHUNK_NBYTES)
+
+
+def consume(chunk: object) -> int:
+    return 1
+
+
+def cut(chunk: bytes, i: int, n: int) -> bytes:
+    size = len(chunk) // n
+    return chunk[i * size : (i + 1) * size]
+
+
+def total(tasks: list[Any]) -> Any:
+    return delayed(sum)(tasks)
+
+
+def reads_through(handles: list[Any], per_file: int) -> Any:
+    """Read several chunks through each handle, and count them."""
+    read_ = delayed(read, pure=True)
+    consume_ = delayed(consume, pure=True)
+    return total([consume_(read_(h, i)) for h in handles for i in range(per_file)])
+
+
+def assert_chunks(
+    seen: Watch, s: Scheduler, n: int, bounded: bool = True, more: int = 0
+) -> None:
+    """No more chunks than the slots make and their consumers use, out of ``n``."""
+    assert seen.computed.total() == n, seen.computed
+    bound = 2 * slots(s) + more
+    assert n > 2 * bound, "too few chunks to tell"
+    assert (seen.peak_chunks <= bound) is bounded, (seen.peak_chunks, bound)
+
+
+# -- Loaders -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_opened_handles(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool, depth: int
+) -> None:
+    """A handle is cheap to copy, at any depth of the graph."""
+    paths: list[Any] = list(range(8))
+    if depth == 3:
+        paths = [delayed(find_asset, pure=True)(path) for path in paths]
+    handles = [delayed(open_file, pure=True)(path) for path in paths]
+    seen = await watch(s, "read")
+    assert await c.compute(reads_through(handles, 8)) == 64
+    assert_chunks(seen, s, 64, bounded)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_small_group_per_file(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool, opened: bool
+) -> None:
+    """Groups that the cluster could run at once, but not all of them."""
+    files, per_file = 16, 4
+    dsk: dict[Any, Any] = {}
+    for f in range(files):
+        token = f"{f:032x}"
+        source: Any = f
+        if opened:
+            dsk[f"open-{token}"] = Task(f"open-{token}", open_file, f)
+            source = TaskRef(f"open-{token}")
+        for i in range(per_file):
+            chunk, used = (f"chunk-{token}", i), (f"consume-{token}", i)
+            dsk[chunk] = Task(chunk, load, source, i)
+            dsk[used] = Task(used, consume, TaskRef(chunk))
+    keys = [key for key in dsk if key_split(key) == "consume"]
+    seen = await watch(s, "chunk")
+    futures = c.get(dsk, keys, sync=False)
+    await wait(futures)
+    assert len(next(iter(s.task_prefixes["chunk"].groups))) == per_file
+    assert_chunks(seen, s, files * per_file, bounded)
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_small_groups_of_many_names(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """A function of its own for every file, as some code generators write them."""
+    names = [f"load_{chr(ord('a') + f)}" for f in range(16)]
+    chunks = [
+        delayed(load)(f, i, dask_key_name=f"{f}-{i}") for f in names for i in range(4)
+    ]
+    seen = await watch(s, *names)
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == 64
+    # What is let through until the groups together are seen to be many comes on top
+    assert_chunks(seen, s, 64, bounded, more=2 * s.total_nthreads)
+
+
+@pytest.mark.parametrize("name", ["load_{}", "load-{}", "load{}"])
+@pytest.mark.parametrize("policy", ["producers"])
+@policy_cluster()
+async def test_keys_named_by_hand(
+    c: Any, s: Any, a: Any, b: Any, policy: str, name: str
+) -> None:
+    """However the groups come out of the names."""
+    names = [name.format(i) for i in range(40)]
+    chunks = [delayed(load)(i, dask_key_name=key) for i, key in enumerate(names)]
+    seen = await watch(s, *map(key_split, names))
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == 40
+    assert_chunks(seen, s, 40, more=2 * s.total_nthreads)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster()
+async def test_one_read_per_handle(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+    """Opening is held back already; each read runs where its file was opened."""
+    handles = [delayed(open_file, pure=True)(i) for i in range(40)]
+    seen = await watch(s, "read")
+    assert await c.compute(reads_through(handles, 1)) == 40
+    assert_chunks(seen, s, 40)
+    assert set(seen.computed) == {a.address, b.address}
+    # Nothing but the counts that are summed up in the end
+    assert moved([a, b]) < 40 * KIB
+    assert not any(
+        "open_file" in key
+        for w in (a, b)
+        for log in w.transfer_incoming_log
+        for key in log["keys"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_map_over_files(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """The same with `Client.map`, whose keys are strings."""
+    handles = c.map(open_file, range(8))
+    seen = await watch(s, "read")
+    chunks = c.map(read, handles * 8, range(64))
+    counts = c.map(consume, chunks)
+    del chunks
+    assert sum(await c.gather(counts)) == 64
+    assert_chunks(seen, s, 64, bounded)
+
+
+@pytest.mark.parametrize("barrier", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_finished_paths_with_one_load_each(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool, barrier: bool
+) -> None:
+    """One load for each input, but the inputs are all there: nothing throttles them."""
+    n = 200
+    paths: list[Any] = c.map(str, range(n), key=[f"path-{i}" for i in range(n)])
+    await wait(paths)
+    if barrier:
+        gate = delayed(len)(paths)
+        chunks = [delayed(load)(path, gate) for path in paths]
+    else:
+        chunks = [delayed(load)(path) for path in paths]
+    seen = await watch(s, "load")
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == n
+    assert_chunks(seen, s, n, bounded)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster()
+async def test_scattered_numbers_with_one_task_each(
+    c: Any, s: Any, a: Any, b: Any, policy: str
+) -> None:
+    """The same shape without a load: what is small stays where it is."""
+    numbers = await c.scatter(list(range(100)), hash=False)
+    assert {w.address for w in s.workers.values()} == {a.address, b.address}
+    seen = await watch(s, "inc")
+    results = c.map(inc, numbers)
+    await wait(results)
+    assert seen.computed.total() == 100
+    assert moved([a, b]) == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_reference_tables(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """Tables larger than a chunk, computed, but each used by many loads."""
+    tables = [delayed(bytes, pure=True)(2 * CHUNK_NBYTES + i) for i in range(6)]
+    chunks = [delayed(load)(table, i) for table in tables for i in range(30)]
+    seen = await watch(s, "load")
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == 180
+    assert_chunks(seen, s, 180, bounded)
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster(far=False)
+async def test_group_that_grows(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """Each task is judged by what there is of its group when it is submitted."""
+    handles = c.map(open_file, range(8))
+    await wait(handles)
+    seen = await watch(s, "load_when")
+    event = Event()
+    counts = []
+    for i in range(40):
+        chunk = c.submit(load_when, event, handles[i % 8], i)
+        counts.append(c.submit(consume, chunk, pure=False))
+        del chunk
+    await async_poll_for(lambda: len(s.tasks) >= 88, timeout=10)
+    # The first few are not more than the cluster runs at once
+    assert (seen.peak_sent <= 2 * slots(s)) is bounded
+    assert (len(s.queued) >= 40 - 2 * slots(s)) is bounded
+    await event.set()
+    assert sum(await c.gather(counts)) == 40
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"), [("producers", True), ("marked", True), ("heuristic", False)]
+)
+@policy_cluster()
+async def test_marked_reads_with_shared_operand(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """A computed mask that all reads use is soon everywhere."""
+    mask = c.persist(da.ones((128, 128), chunks=-1) + 1)
+    await wait(mask)
+    shape, chunks = (16, 128, 128), (1, 128, 128)
+    stores = [
+        da.from_array(Store(*shape, name=str(i)), chunks=chunks) * mask
+        for i in range(5)
+    ]
+    result = da.concatenate(stores)
+    # Used twice, so that reading is not fused with what uses it
+    (result,) = dask.optimize((result + result.sum(axis=1, keepdims=True)).sum())
+    fused = {
+        key_split(key)
+        for key, task in result.__dask_graph__().items()
+        if task.data_producer and len(task.dependencies) > 1
+    }
+    seen = await watch(s, *fused)
+    assert await c.compute(result, optimize_graph=False) == 80 * 2 * (128**2 + 128**3)
+    assert_chunks(seen, s, 80, bounded)
+
+
+# -- Not loaders ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", True)]
+)
+@policy_cluster()
+async def test_marked_reads_fused_with_computed_operand(
+    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+) -> None:
+    """What is marked but needs a chunk as large as its own runs where that chunk is."""
+    shape, chunks = (40, 128, 128), (1, 128, 128)
+    observed = c.persist(da.ones(shape, chunks=chunks) + 1)
+    await wait(observed)
+    (keys,) = [set(dask.core.flatten(observed.__dask_keys__()))]
+    before = moved([a, b])
+    bias = (da.from_array(Store(*shape), chunks=chunks) - observed).sum()
+    (bias,) = dask.optimize(bias)
+    fused = [t for t in bias.__dask_graph__().values() if t.data_producer]
+    assert any(t.dependencies & keys for t in fused)
+    assert await c.compute(bias, optimize_graph=False) == -(128**2) * 40
+    chunk = observed.blocks[0].nbytes
+    # Before anything is known of them, a few may go anywhere
+    assert (moved([a, b]) - before < (slots(s) + 1) * chunk) is beside
+
+
+@pytest.mark.parametrize(
+    ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", True)]
+)
+@policy_cluster()
+async def test_marked_but_only_passes_on(
+    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+) -> None:
+    """`from_delayed` of computed chunks is marked, and brings nothing in."""
+    chunks = await c.scatter([bytes(640 * KIB)] * 24, hash=False)
+    dsk = {
+        ("pass", i): Task(("pass", i), consume, TaskRef(chunk.key), _data_producer=True)
+        for i, chunk in enumerate(chunks)
+    }
+    futures = c.get(dsk, list(dsk), sync=False)
+    await wait(futures)
+    assert (moved([a, b]) == 0) is beside
+
+
+@pytest.mark.parametrize(
+    ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", False)]
+)
+@policy_cluster()
+async def test_few_big_chunks_cut_into_many(
+    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+) -> None:
+    """The first half of a rechunk: no worker fetches a big chunk to cut it."""
+    big = c.map(lambda i: bytes(4 * MIB), range(3), key=[("big", i) for i in range(3)])
+    await wait(big)
+    cuts = [delayed(cut)(chunk, i, 16) for chunk in big for i in range(16)]
+    seen = await watch(s, "cut")
+    assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
+    assert seen.computed.total() == 48
+    assert (moved([a, b]) < 4 * MIB) is beside
+
+
+@pytest.mark.parametrize(
+    ("policy", "frugal"), [("producers", True), ("marked", False), ("heuristic", False)]
+)
+@policy_cluster(FOUR_WORKERS)
+async def test_rechunk(
+    c: Any, s: Any, *workers: Any, policy: str, frugal: bool
+) -> None:
+    """Pieces have to meet, but no big chunk has to be copied."""
+    x = c.persist(da.ones((3, 1024, 512), chunks=(1, -1, -1)) + 1)
+    await wait(x)
+    pencils = x.rechunk((3, 64, 512), method="tasks")
+    assert await c.compute(pencils.sum()) == 2 * x.size
+    assert (moved(workers) < x.nbytes) is frugal
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster()
+async def test_cuts_of_small_tiles(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+    """Data that is as small as some handles is still data."""
+    tiles = c.map(lambda i: bytes(48 * KIB), range(40))
+    await wait(tiles)
+    cuts = [delayed(cut)(tile, i, 8) for tile in tiles for i in range(8)]
+    assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 320
+    # Before anything is known of them, a few may go anywhere
+    assert moved([a, b]) < (slots(s) + 1) * 48 * KIB
+
+
+def _elementwise(x: da.Array) -> da.Array:
+    return (x + 1).map_blocks(np.sqrt)
+
+
+def _alias(x: da.Array) -> da.Array:
+    return da.concatenate([x, x + 1])
+
+
+def _reduction(x: da.Array) -> da.Array:
+    return x.sum(axis=0, keepdims=True, split_every=2)
+
+
+@pytest.mark.parametrize("shape", [_elementwise, _alias, _reduction])
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster()
+async def test_computations_run_beside_their_data(
+    c: Any, s: Any, a: Any, b: Any, policy: str, shape: Any
+) -> None:
+    """What is computed from data in memory goes where that data is."""
+    x = c.persist(da.ones((512, 1024), chunks=128) + 1)
+    await wait(x)
+    before = moved([a, b])
+    y = c.persist(shape(x))
+    await wait(y)
+    # Before anything is known of them, a few may go anywhere
+    chunk = x.blocks[0, 0].nbytes
+    assert moved([a, b]) - before < (slots(s) + 1) * chunk
+    assert {ws.address for ws in s.workers.values() if ws.nbytes} == {
+        a.address,
+        b.address,
+    }
+
+
+def test_matrix_product() -> None:
+    """Blocks that meet all others have to travel; not more than in the base."""
+    sent: dict[str, int] = {}
+
+    @policy_cluster(FOUR_WORKERS)
+    async def multiply(c: Any, s: Any, *workers: Any, policy: str) -> None:
+        x = c.persist(da.ones((512, 512), chunks=128) + 1)
+        await wait(x)
+        y = c.persist(x @ x.T)
+        await wait(y)
+        sent[policy] = moved(workers)
+
+    for policy in ("marked", "producers"):
+        multiply(policy=policy)
+    assert sent["producers"] < 2 * sent["marked"], sent
+
+
+@policy_cluster(FOUR_WORKERS)
+async def test_scattered_object_under_many_tasks(c: Any, s: Any, *workers: Any) -> None:
+    """One large object is worth a copy on every worker, for the work alone."""
+    s._get_prefix_duration = lambda prefix: 0.005
+    x = await c.scatter(bytes(4 * MIB), workers=[workers[0].address])
+    n = 1000
+    seen = await watch(s, "consume")
+    futures = c.map(
+        lambda i, x: i, range(n), x=x, key=[("consume", i) for i in range(n)]
+    )
+    assert sum(await c.gather(futures)) == sum(range(n))
+    assert len(seen.computed) == 4
+    assert min(seen.computed.values()) > n / 16
+
+
+@policy_cluster(FOUR_WORKERS)
+async def test_scattered_object_under_quick_tasks(
+    c: Any, s: Any, *workers: Any
+) -> None:
+    """It is not worth a copy if all is done before the copy has arrived."""
+    s._get_prefix_duration = lambda prefix: 1e-6
+    x = await c.scatter(bytes(16 * MIB), workers=[workers[0].address])
+    futures = c.map(
+        lambda i, x: i, range(100), x=x, key=[("quick", i) for i in range(100)]
+    )
+    await wait(futures)
+    # Before anything is known of them, the first few may go anywhere
+    late = [s.tasks[("quick", i)] for i in range(50, 100)]
+    assert all(next(iter(ts.who_has)).address == workers[0].address for ts in late)
+
+
+# -- Over time -----------------------------------------------------------------------
+
+
+def step(x: object, *args: object) -> bytes:
+    """One function for everything, as some pipelines have it."""
+    return bytes(CHUNK_NBYTES)
+
+
+@pytest.mark.parametrize(
+    ("policy", "right"), [("producers", True), ("marked", False), ("heuristic", False)]
+)
+@policy_cluster()
+async def test_prefix_with_other_inputs(
+    c: Any, s: Any, a: Any, b: Any, policy: str, right: bool
+) -> None:
+    """What was true of a name yesterday says nothing about today's inputs."""
+
+    async def chunks_through_handles(token: str) -> bool:
+        handles = [delayed(open_file)(f"{token}{i}") for i in range(8)]
+        chunks = [delayed(step)(h, i) for h in handles for i in range(5)]
+        seen = await watch(s, "step")
+        assert await c.compute(total([delayed(consume)(x) for x in chunks])) == 40
+        assert seen.computed.total() == 40
+        s.remove_plugin("watch step")
+        return seen.peak_chunks <= 2 * slots(s)
+
+    async def bytes_of_big_inputs() -> bool:
+        big = await c.scatter([bytes(2 * MIB)] * 20, hash=False)
+        before = moved([a, b])
+        await wait(c.map(step, big, pure=False))
+        return moved([a, b]) - before < 2 * MIB
+
+    # Two groups of one name, one after the other, and back
+    bounded = await chunks_through_handles("first")
+    assert await bytes_of_big_inputs()
+    assert bounded is right
+    assert await chunks_through_handles("second") is right
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_group_that_depends_on_itself(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """Loading and scaling by one function, so that the group is its own input."""
+    handles = [delayed(open_file)(i) for i in range(8)]
+    loads = [delayed(step)(h, i) for h in handles for i in range(5)]
+    scaled = [delayed(step)(x) for x in loads]
+    seen = await watch(s, "step")
+    assert await c.compute(total([delayed(consume)(x) for x in scaled])) == 40
+    # A chunk, and what is made of it
+    assert seen.computed.total() == 80
+    assert (seen.peak_chunks <= 4 * slots(s)) is bounded, seen.peak_chunks
+
+
+@policy_cluster(NO_WORKERS, far=False)
+async def test_cluster_starts_empty_grows_and_shrinks(c: Any, s: Any) -> None:
+    """Slots follow the workers, and what is queued waits for them."""
+    seen = await watch(s, "load_when")
+    event = Event()
+    handles = [delayed(open_file)(i) for i in range(8)]
+    chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(8)]
+    result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
+    await async_poll_for(lambda: len(s.tasks) == 8 + 64 + 64 + 1, timeout=10)
+    assert not any(ts.state == "processing" for ts in s.tasks.values())
+
+    def running() -> int:
+        return s.task_prefixes["load_when"].states["processing"]
+
+    async with Worker(s.address, nthreads=1) as a:
+        await async_poll_for(lambda: running() == slots(s) == 2, timeout=10)
+        async with Worker(s.address, nthreads=2) as b:
+            await async_poll_for(lambda: running() == slots(s) == 5, timeout=10)
+            assert len(b.state.tasks) >= 3
+            queued = len(s.queued)
+            assert queued
+            # Tasks of a worker that leaves go back to where they came from
+            async with Worker(s.address, nthreads=1) as d:
+                await async_poll_for(lambda: running() == slots(s) == 7, timeout=10)
+                await d.close(executor_wait=False)
+            await async_poll_for(lambda: running() == slots(s) == 5, timeout=10)
+            await event.set()
+            assert await result == 64
+            assert set(seen.computed) == {a.address, b.address}
+    assert seen.peak_sent <= 7
+    assert seen.peak_chunks <= 14
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster(far=False)
+async def test_worker_retires_while_tasks_are_queued(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """What it held moves on; queued reads go to the worker that is left."""
+    event = Event()
+    handles = [delayed(open_file)(i) for i in range(8)]
+    chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(5)]
+    seen = await watch(s, "load_when")
+    result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
+    await async_poll_for(lambda: seen.peak_sent >= slots(s), timeout=10)
+    await s.retire_workers([b.address])
+    assert list(s.workers) == [a.address]
+    await event.set()
+    assert await result == 40
+    assert (seen.peak_sent <= 4) is bounded
+
+
+@policy_cluster(far=False)
+async def test_worker_dies_while_tasks_are_queued(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """Lost chunks and handles are made again, and no more of them at once."""
+    event = Event()
+    handles = [delayed(open_file)(i) for i in range(8)]
+    chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(5)]
+    kept = c.persist(chunks[:3])
+    await event.set()
+    await wait(kept)
+    await event.clear()
+    seen = await watch(s, "load_when")
+    result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
+    await async_poll_for(lambda: seen.peak_sent >= slots(s), timeout=10)
+    assert s.queued
+    await b.close(executor_wait=False)
+    await async_poll_for(lambda: len(s.workers) == 1, timeout=10)
+    await event.set()
+    assert await result == 40
+    assert seen.peak_sent <= 4
+    assert seen.peak_chunks <= 3 + 2 * 4
+
+
+@policy_cluster()
+async def test_inputs_of_unknown_size(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Asked too early, the policy says so, and does not remember what it said."""
+    event = Event()
+    big = [
+        delayed(lambda event, i: event.wait() and bytes(8 * MIB))(event, i)
+        for i in range(3)
+    ]
+    cuts = [delayed(cut)(chunk, i, 16) for chunk in big for i in range(16)]
+    result = c.compute(total([delayed(consume)(x) for x in cuts]))
+    await async_poll_for(lambda: len(s.tasks) == 3 + 48 + 48 + 1, timeout=10)
+    waiting = [ts for ts in s.tasks.values() if ts.prefix.name == "cut"]
+    assert len(waiting) == 48
+    for ts in waiting:
+        assert ts.state == "waiting"
+        assert s.rootish_policy.verdict(ts) == rootish.WAITING
+    assert waiting[0].group.rootish_facts is None
+    await event.set()
+    assert await result == 48
+    assert moved([a, b]) < 8 * MIB
+
+
+# -- Restrictions, actors, settings --------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(far=False)
+async def test_restricted_tasks_are_not_queued(
+    c: Any, s: Any, a: Any, b: Any, policy: str
+) -> None:
+    """A queue for all workers would lead them to the wrong ones."""
+    event = Event()
+    seen = await watch(s, "load_when")
+    futures = c.map(load_when, [event] * 20, range(20), workers=[a.address])
+    await async_poll_for(lambda: len(s.workers[a.address].processing) == 20, timeout=10)
+    assert not s.queued
+    await event.set()
+    await wait(futures)
+    assert seen.computed == {a.address: 20}
+
+
+class Counter:
+    n = 0
+
+    def increment(self) -> int:
+        self.n += 1
+        return self.n
+
+
+@policy_cluster()
+async def test_actors_are_not_queued(c: Any, s: Any, a: Any, b: Any) -> None:
+    """An actor stays, so that there is nothing to wait for."""
+    seen = await watch(s, "Counter")
+    actors = await c.gather(
+        c.map(
+            lambda i: Counter(),
+            range(20),
+            actor=True,
+            key=[f"Counter-{i}" for i in range(20)],
+        )
+    )
+    assert [await actor.increment() for actor in actors] == [1] * 20
+    assert not seen.queued
+    assert {v.reason for v in seen.verdicts} == {"actor"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(far=False, config={"distributed.scheduler.worker-saturation": "inf"})
+async def test_no_queue(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+    """With an infinite saturation everything is sent out."""
+    event = Event()
+    handles = [delayed(open_file)(i) for i in range(3)]
+    chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(16)]
+    seen = await watch(s, "load_when")
+    result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
+    await async_poll_for(lambda: seen.peak_sent == 48, timeout=10)
+    await event.set()
+    assert await result == 48
+    assert set(seen.computed) == {a.address, b.address}
+
+
+OFF = {
+    "distributed.scheduler.rootish-taskgroup": 0,
+    "distributed.scheduler.rootish-taskgroup-dependencies": 0,
+}
+RAISED = {
+    "distributed.scheduler.rootish-taskgroup": 10,
+    "distributed.scheduler.rootish-taskgroup-dependencies": 10,
+}
+
+
+@policy_cluster(FOUR_WORKERS, config=OFF)
+async def test_settings_at_0_leave_tasks_where_their_data_is(
+    c: Any, s: Any, *workers: Any
+) -> None:
+    """Nothing is spread for the sake of its number, as in the base."""
+    s._get_prefix_duration = lambda prefix: 0.005
+    x = await c.scatter(bytes(16 * MIB), workers=[workers[0].address])
+    seen = await watch(s, "lone")
+    await wait(
+        c.map(lambda i, x: i, range(100), x=x, key=[("lone", i) for i in range(100)])
+    )
+    assert seen.computed.total() == 100
+    assert seen.computed[workers[0].address] > 90
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster(config=OFF)
+async def test_settings_at_0_hold_loads_back(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """What brings data in does so whatever its number."""
+    handles = [delayed(open_file, pure=True)(i) for i in range(3)]
+    seen = await watch(s, "read")
+    assert await c.compute(reads_through(handles, 16)) == 48
+    assert_chunks(seen, s, 48, bounded)
+
+
+@pytest.mark.parametrize("policy", ["producers", "marked", "heuristic"])
+@pytest.mark.parametrize("raised", [False, True])
+def test_settings_raised(policy: str, raised: bool) -> None:
+    """What the user asks to be held back is held back, in spite of its inputs."""
+
+    @policy_cluster(config=RAISED if raised else None)
+    async def run(c: Any, s: Any, a: Any, b: Any, *, policy: str) -> None:
+        big = await c.scatter([bytes(4 * MIB) for _ in range(8)], hash=False)
+        cuts = [delayed(cut)(chunk, i, 6) for chunk in big for i in range(6)]
+        seen = await watch(s, "cut")
+        assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
+        assert bool(seen.queued) is raised
+        assert (seen.peak_sent <= slots(s)) is raised
+
+    run(policy=policy)
+
+
+@pytest.mark.parametrize("policy", ["producer", "", None, ["producers"], 5])
+def test_unknown_policy(policy: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused when the scheduler starts, with the names that there are."""
+    # It would be left open
+    monkeypatch.setattr(Scheduler, "start_http_server", lambda *args, **kwargs: None)
+
+    @gen_test(config={"distributed.scheduler.rootish-policy": policy})
+    async def start() -> None:
+        with pytest.raises(ValueError, match="producers, marked, heuristic") as info:
+            Scheduler()
+        assert repr(policy) in str(info.value)
+        assert "\n" not in str(info.value)
+
+    start()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster()
+async def test_policy_of_setting(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+    assert s.rootish_policy.name == policy
+    assert s.validate
+
+
+# -- Handles that cannot be pickled --------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster([("127.0.0.1", 2)])
+async def test_pinned_handles_on_one_worker(
+    c: Any, s: Any, a: Any, policy: str
+) -> None:
+    """There is nowhere to send them."""
+    handles = [delayed(open_pinned, pure=True)(i) for i in range(8)]
+    assert await c.compute(reads_through(handles, 5)) == 40
+
+
+@pytest.mark.parametrize(
+    ("policy", "stuck"), [("producers", True), ("marked", False), ("heuristic", False)]
+)
+@policy_cluster(far=False)
+async def test_pinned_handles_on_several_workers(
+    c: Any, s: Any, a: Any, b: Any, policy: str, stuck: bool
+) -> None:
+    """A worker that fetches one waits for ever, as it does in the base.
+
+    It says so in its log and not to the scheduler. The other policies leave reads from
+    that many handles beside them, but not reads from a few handles.
+    """
+    handles = [delayed(open_pinned, pure=True)(i) for i in range(8)]
+    with captured_logger("distributed.worker") as log:
+        result = c.compute(reads_through(handles, 5))
+        if not stuck:
+            assert await result == 40
+            return
+        await async_poll_for(
+            lambda: any(
+                ts.state == "error" and ts.dependents
+                for w in (a, b)
+                for ts in w.state.tasks.values()
+            ),
+            timeout=10,
+        )
+        assert result.status == "pending"
+        await c.cancel(result)
+    assert "Could not serialize object of type PinnedHandle" in log.getvalue()
+
+
+# -- What the base relies on ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(far=False)
+async def test_p2p_rechunk(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+    """Tasks that unpack a shuffle keep the verdict of the base."""
+    x = da.from_array(Store(64, 64), chunks=(4, 64))
+    y = x.rechunk((64, 4), method="p2p")
+    seen = await watch(s, "rechunk")
+    z = await c.compute(y)
+    np.testing.assert_array_equal(z, 1)
+    assert seen.computed.total() == 16
+    assert not seen.queued
+    first = [v for v in seen.verdicts if v.rootish]
+    assert len(first) == 16
+    if policy == "producers":
+        assert set(first) == {rootish.BASE}
+
+
+@policy_cluster()
+async def test_literals_are_not_held_up(c: Any, s: Any, a: Any, b: Any) -> None:
+    """A read is never sent out while the literal of an earlier one waits."""
+    stores = [
+        da.from_array(Store(8, 64, 256, name=str(i)), chunks=(1, 64, 256))
+        for i in range(12)
+    ]
+    x = da.concatenate(stores)
+    (result,) = dask.optimize((x + x.sum(axis=1, keepdims=True)).sum())
+    overtaken = []
+
+    class Literals(Watch):
+        def transition(
+            self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            super().transition(key, start, finish, *args, **kwargs)
+            ts = s.tasks.get(key)
+            if finish == "processing" and ts and "original" not in ts.prefix.name:
+                overtaken.extend(
+                    qts
+                    for qts in s.queued
+                    if "original" in qts.prefix.name and qts.priority < ts.priority
+                )
+
+    plugin = Literals("original-array")
+    await plugin.start(s)
+    s.add_plugin(plugin)
+    assert await c.compute(result, optimize_graph=False) > 0
+    assert plugin.computed.total() == 12
+    assert not overtaken
+
+
+# -- The decision itself -------------------------------------------------------------
+
+
+VERDICTS = [v for v in vars(rootish).values() if isinstance(v, Verdict)]
+
+
+@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda v: v.reason)
+def test_verdicts_explain_themselves(verdict: Verdict) -> None:
+    sentence = verdict.explanation
+    assert sentence[0].isupper()
+    assert sentence.endswith(".")
+    assert sentence.count(".") == 1
+    assert "\n" not in sentence
+    assert verdict.reason == verdict.reason.lower()
+    assert isinstance(verdict.rootish, bool)
+
+
+def test_verdicts_are_told_apart() -> None:
+    assert len({v.reason for v in VERDICTS}) == len(VERDICTS)
+    assert len({v.explanation for v in VERDICTS}) == len(VERDICTS)
+
+
+def make_state(**settings: Any) -> Any:
+    """As much of a scheduler as the policy looks at: two workers, four threads."""
+    return SimpleNamespace(
+        **{
+            "total_nthreads": 4,
+            "rootish_tg_threshold": 5,
+            "rootish_tg_dependencies_threshold": 5,
+            "bandwidth": 1e8,
+            "_get_prefix_duration": lambda prefix: 0.01,
+            **settings,
+        }
+    )
+
+
+def make_group(prefix: TaskPrefix, n: int, state: Any = "waiting") -> TaskGroup:
+    tg = TaskGroup(f"{prefix.name}-{len(prefix.groups)}", prefix)
+    for i in range(n):
+        key = (tg.name, i)
+        TaskState(key, Task(key, load), state, tg, False)
+    return tg
+
+
+@pytest.mark.parametrize(
+    ("ntasks", "ngroups", "ndeps", "expected"),
+    [
+        (9, 0, 0, True),
+        (8, 0, 0, False),
+        (9, 4, 1, True),
+        (9, 1, 4, True),
+        (9, 5, 1, False),
+        (9, 1, 5, False),
+    ],
+)
+def test_within_count(ntasks: int, ngroups: int, ndeps: int, expected: bool) -> None:
+    """Fewer than five groups with fewer than five tasks, under more than eight."""
+    tg = make_group(TaskPrefix("load"), ntasks)
+    for _ in range(ngroups):
+        tg.dependencies.add(make_group(TaskPrefix("open"), ndeps))
+    assert within_count(make_state(), tg) is expected
+    off = make_state(rootish_tg_threshold=0)
+    assert not within_count(off, tg)
+    raised = make_state(rootish_tg_threshold=10, rootish_tg_dependencies_threshold=10)
+    assert within_count(raised, tg) is (ntasks > 8)
+    assert within_count(raised, tg, limit=5) is expected
+
+
+def test_larger_than_cluster() -> None:
+    """Small groups of one prefix add up, until they are done with."""
+    state, prefix = make_state(), TaskPrefix("load")
+    assert rootish.larger_than_cluster(state, make_group(TaskPrefix("big"), 9))
+    first = make_group(prefix, 8)
+    assert not rootish.larger_than_cluster(state, first)
+    last = make_group(prefix, 1)
+    assert rootish.larger_than_cluster(state, first)
+    assert rootish.larger_than_cluster(state, last)
+    assert not rootish.larger_than_cluster(make_state(total_nthreads=5), last)
+
+
+@pytest.mark.parametrize("done", ["memory", "erred", "forgotten"])
+def test_larger_than_cluster_counts_what_is_to_be_done(done: Any) -> None:
+    prefix = TaskPrefix("load")
+    make_group(prefix, 100, done)
+    assert not rootish.larger_than_cluster(make_state(), make_group(prefix, 8))
+
+
+def finish(tg: TaskGroup, nbytes: int) -> None:
+    tg.add_type("bytes")
+    tg.update_nbytes(nbytes)
+
+
+def test_facts() -> None:
+    """Little is assumed of a group at first; then its mean output tells."""
+    state, prefix = make_state(), TaskPrefix("load")
+    tg = make_group(prefix, 100)
+    unknown = GroupFacts(state, tg)
+    assert unknown.data == rootish.DATA_PRICE * rootish.UNKNOWN_OUTPUT
+    assert unknown.review_at == 1
+
+    finish(tg, 8 * MIB)
+    finish(tg, 4 * MIB)
+    prefix.duration_average = 0.01
+    facts = GroupFacts(state, tg)
+    assert facts.data == facts.allowed == rootish.DATA_PRICE * 6 * MIB
+    assert facts.work == 1e6
+    # To be made anew when the mean may be another
+    assert facts.review_at == 24 * MIB
+
+    # What is known of a name holds for its new groups
+    sibling = make_group(prefix, 100)
+    assert GroupFacts(state, sibling).data == facts.data
+    assert GroupFacts(state, sibling).review_at == 1
+    finish(sibling, 100)
+    small = GroupFacts(state, sibling)
+    assert small.data == rootish.DATA_PRICE * 100
+    # However little a task brings in, some price is negligible; more so if marked
+    assert small.data < small.allowed < small.allowed_marked
