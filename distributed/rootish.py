@@ -314,7 +314,8 @@ class Producers(RootishPolicy):
         """Workers that hold inputs which are dear to copy, where others are not.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
-        must not draw the task away from the chunk that it consumes.
+        must not draw the task away from the chunk that it consumes, unless the worker
+        that holds the chunk has more than its share of the work.
         """
         if (
             len(ts.dependencies) < 2
@@ -331,8 +332,13 @@ class Producers(RootishPolicy):
         ]
         if len(dear) == len(ts.dependencies):
             return []
-        running = self.state.running
-        return [ws for dts in dear for ws in dts.who_has or () if ws in running]
+        state = self.state
+        return [
+            ws
+            for dts in dear
+            for ws in dts.who_has or ()
+            if ws in state.running and ws not in state.saturated
+        ]
 
     def _weigh(self, ts: TaskState, tg: TaskGroup, marked: bool) -> Verdict:
         """Weigh the price of the inputs of ``ts`` against what copying them buys."""
