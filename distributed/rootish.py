@@ -69,6 +69,9 @@ MESSAGE_BYTES = 2**14
 NEGLIGIBLE_BYTES = 2**16
 NEGLIGIBLE_TIME = 0.01
 
+#: An input of this size for each of its users binds them to the workers that hold it.
+BINDING_BYTES = 2**20
+
 #: Tasks outnumber their inputs clearly from this number of inputs per task downwards.
 INPUTS_PER_TASK = 0.5
 
@@ -328,7 +331,7 @@ class Producers(RootishPolicy):
         dear = [
             dts
             for dts in ts.dependencies
-            if dts.nbytes > NEGLIGIBLE_BYTES * len(dts.dependents)
+            if dts.nbytes > BINDING_BYTES * len(dts.dependents)
         ]
         if len(dear) == len(ts.dependencies):
             return []

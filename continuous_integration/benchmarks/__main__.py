@@ -1,19 +1,37 @@
-"""Command line of the benchmarks; see ``python -m continuous_integration.benchmarks``."""
+"""Command line of the benchmarks: ``python -m continuous_integration.benchmarks``."""
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from continuous_integration.benchmarks import compare as comparing
+from continuous_integration.benchmarks.environments import Environment, environments
 from continuous_integration.benchmarks.measure import POLICIES, REPOSITORY, measure
-from continuous_integration.benchmarks.workloads import WORKLOADS, Unavailable
+from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
+from continuous_integration.fork import ForkError
 
+PACKAGE = "continuous_integration.benchmarks"
 BUILD = REPOSITORY / "build" / "benchmarks"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Turns our own errors into those of a command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ForkError, Unavailable) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Measure what schedulers hold in memory, move between workers, and cost."""
 
@@ -25,20 +43,66 @@ def list_() -> None:
         click.echo(f"{workload.name:20} {workload.title}")
 
 
-@main.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--processes", is_flag=True, help="Give each worker its own process.")
-@click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has them.")
-@click.option("--no-marks", is_flag=True, help="Strip the mark of every task.")
-@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=BUILD / "data",
-    help="Where the files of the workloads are.  [default: build/benchmarks/data]",
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _check_names(
+    ctx: click.Context, param: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in WORKLOADS]
+    if unknown:
+        raise click.BadParameter(
+            f"no workload {', '.join(unknown)}: see the command 'list'"
+        )
+    return names
+
+
+_cluster = _options(
+    click.argument("names", nargs=-1, metavar="[NAME]...", callback=_check_names),
+    click.option("--workers", default=4, show_default=True, type=click.IntRange(1)),
+    click.option("--threads", default=1, show_default=True, type=click.IntRange(1)),
+    click.option("--processes", is_flag=True, help="Give each worker its own process."),
+    click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has it."),
+    click.option("--no-marks", is_flag=True, help="Strip the mark of every task."),
+    click.option(
+        "--folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=BUILD / "data",
+        help="Where the files of the workloads are.  [default: build/benchmarks/data]",
+    ),
 )
+
+_contenders = _options(
+    click.option(
+        "--contender",
+        "names_",
+        multiple=True,
+        metavar="base|again|fork|RELEASE",
+        default=("base", "fork"),
+        help="Who takes part; give it several times. 'again' is the base once more, to "
+        "see the noise; RELEASE is a version of distributed.  [default: base, fork]",
+    ),
+    click.option(
+        "--environments",
+        "parent",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=BUILD / "environments",
+        help="Folder of the environments.  [default: build/benchmarks/environments]",
+    ),
+    click.option("--fresh", is_flag=True, help="Forget what was measured before."),
+    click.option("--timeout", default=600.0, show_default=True, help="Seconds a run."),
+)
+
+
+@main.command()
+@_cluster
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 def run(
     names: tuple[str, ...],
@@ -47,8 +111,8 @@ def run(
     processes: bool,
     policy: str | None,
     no_marks: bool,
-    repeats: int,
     folder: Path,
+    repeats: int,
     as_json: bool,
 ) -> None:
     """Run workloads here and now, with the distributed of this Python.
@@ -56,12 +120,6 @@ def run(
     Without names all of them. One row each: peaks of managed memory and of the memory
     of the processes above idle (MB), bytes moved (MB), seconds.
     """
-    unknown = [name for name in names if name not in WORKLOADS]
-    if unknown:
-        raise click.BadParameter(
-            f"no workload {', '.join(unknown)}: see the command 'list'",
-            param_hint="NAME",
-        )
     if not as_json:
         click.echo(
             f"{'workload':20} {'managed':>9} {'process':>9} {'moved':>9} {'seconds':>8}"
@@ -80,7 +138,7 @@ def run(
                 )
             except Unavailable as error:
                 if names:
-                    raise click.ClickException(str(error)) from None
+                    raise
                 click.echo(f"skipped: {error}", err=True)
                 break
             if as_json:
@@ -92,5 +150,317 @@ def run(
                 )
 
 
+def _execute(
+    batches: Sequence[Sequence[comparing.Job]],
+    path: Path,
+    fresh: bool,
+    timeout: float,
+    describe: Callable[[comparing.Record], str],
+) -> list[comparing.Record]:
+    """Do the batches with a bar of progress and a line for each job."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    if fresh:
+        path.unlink(missing_ok=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
+    ) as progress:
+        bar = progress.add_task("", total=sum(map(len, batches)))
+
+        def started(job: comparing.Job) -> None:
+            progress.update(
+                bar, description=f"{job.environment.name} #{job.repeat + 1}"
+            )
+
+        def finished(job: comparing.Job, record: comparing.Record) -> None:
+            text = record["error"] if "error" in record else describe(record)
+            progress.console.print(
+                f"{job.environment.name:10} #{job.repeat + 1}  {text}", markup=False
+            )
+            progress.advance(bar)
+
+        return comparing.execute(
+            batches, path, timeout=timeout, started=started, finished=finished
+        )
+
+
+def _identities(contenders: Sequence[Environment]) -> str:
+    return "\n".join(f"- {one.name}: {one.identity}" for one in contenders)
+
+
+def _report(message: str) -> None:
+    click.echo(message + " ...", err=True)
+
+
+@main.command()
+@_cluster
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
+@_contenders
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=BUILD / "compare.md",
+    help="The table; what was measured is kept beside it with the ending .jsonl.  "
+    "[default: build/benchmarks/compare.md]",
+)
+@click.option(
+    "--check", is_flag=True, help="Fail if a median is beyond the workload's limit."
+)
+def compare(
+    names: tuple[str, ...],
+    workers: int,
+    threads: int,
+    processes: bool,
+    policy: str | None,
+    no_marks: bool,
+    folder: Path,
+    repeats: int,
+    names_: tuple[str, ...],
+    parent: Path,
+    fresh: bool,
+    timeout: float,
+    output: Path,
+    check: bool,
+) -> None:
+    """Run workloads with several distributed turn about, and compare medians.
+
+    Without names all workloads. Each run is a process of its own; what was measured
+    before an interruption is not measured again. A policy applies to the fork alone.
+    """
+    contenders = environments(names_, parent, _report)
+    options = [
+        *("--workers", str(workers), "--threads", str(threads)),
+        *("--folder", str(folder.resolve()), "--json"),
+        *(["--processes"] if processes else []),
+        *(["--no-marks"] if no_marks else []),
+    ]
+    # Files first, so that no run of a contender pays for them
+    for name in names or WORKLOADS:
+        _write_files(name, folder, contenders[0], timeout)
+    batches = comparing.turns(
+        contenders,
+        PACKAGE,
+        [("run", name, *options) for name in names or WORKLOADS],
+        repeats,
+    )
+    # Each by itself, so that an interruption loses one
+    jobs = [[job] for batch in batches for job in batch]
+    if policy is not None:
+        more = ("--policy", policy)
+        jobs = [
+            [replace(job, arguments=job.arguments + more)]
+            if job.environment.name == "fork"
+            else [job]
+            for [job] in jobs
+        ]
+
+    def describe(record: comparing.Record) -> str:
+        return (
+            f"{record['workload']:20} managed {record['peak_managed']:.0f}, process "
+            f"{record['peak_process']:.0f}, moved {record['moved']:.0f} MB, "
+            f"{record['seconds']:.2f} s"
+        )
+
+    records = _execute(jobs, output.with_suffix(".jsonl"), fresh, timeout, describe)
+    limits = {
+        name: {
+            metric: limit
+            for metric, limit in {**LIMITS, **WORKLOADS[name].limits}.items()
+            # In one process, time is a matter of luck with locks
+            if processes or metric != "seconds"
+        }
+        for name in WORKLOADS
+    }
+    text, complaints = comparing.table(records, [c.name for c in contenders], limits)
+    where = "in processes of their own" if processes else "in one process"
+    text = (
+        f"{workers} workers x {threads} threads {where}, medians of {repeats}, ratios to "
+        f"{contenders[0].name}; {comparing.machine()}\n\n{_identities(contenders)}\n\n"
+        f"{text}\n"
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    click.echo(text)
+    for complaint in complaints:
+        click.echo(complaint, err=True)
+    click.echo(f"written to {output}", err=True)
+    if check and complaints:
+        raise click.ClickException(f"{len(complaints)} complaints")
+
+
+def _write_files(
+    name: str, folder: Path, environment: Environment, timeout: float
+) -> None:
+    job = comparing.Job(
+        environment, PACKAGE, ("write", name, "--folder", str(folder.resolve())), 0
+    )
+    [record] = comparing.run_together([job], timeout)
+    if "error" in record:
+        raise Unavailable(f"the files of {name} cannot be written: {record['error']}")
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", callback=_check_names)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=BUILD / "data",
+    help="Where to write.  [default: build/benchmarks/data]",
+)
+def write(names: tuple[str, ...], folder: Path) -> None:
+    """Write the files that workloads need, where they are missing."""
+    for name in names or WORKLOADS:
+        WORKLOADS[name].check()
+        WORKLOADS[name].write(folder)
+    click.echo(json.dumps({"folder": str(folder)}))
+
+
+@main.command()
+@click.option("--pairs", default=20, show_default=True, type=click.IntRange(4))
+@click.option(
+    "--graph",
+    "graphs",
+    multiple=True,
+    default=("files",),
+    show_default=True,
+    help="Give it several times for several graphs.",
+)
+@click.option("--tasks", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--groups", default=1_000, show_default=True, type=click.IntRange(1))
+@click.option("--workers", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--marks",
+    type=click.Choice(["with", "without", "both"]),
+    default="both",
+    show_default=True,
+    help="Whether reads carry the mark of a data producer.",
+)
+@_contenders
+@click.option("--limit", type=float, help="Fail if an upper end is above it.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=BUILD / "cost.md",
+    help="The table; what was measured is kept beside it with the ending .jsonl.  "
+    "[default: build/benchmarks/cost.md]",
+)
+def cost(
+    pairs: int,
+    graphs: tuple[str, ...],
+    tasks: int,
+    groups: int,
+    workers: int,
+    threads: int,
+    marks: str,
+    names_: tuple[str, ...],
+    parent: Path,
+    fresh: bool,
+    timeout: float,
+    limit: float | None,
+    output: Path,
+) -> None:
+    """Compare the CPU time that schedulers take per task, without a network.
+
+    Each pair of runs gives a ratio; the table has their geometric mean and its 95 %
+    confidence interval.
+    """
+    from continuous_integration.benchmarks.scheduler_cost import GRAPHS
+
+    for graph in graphs:
+        if graph not in GRAPHS:
+            raise click.BadParameter(
+                f"no graph {graph!r}: choose from {', '.join(sorted(GRAPHS))}",
+                param_hint="--graph",
+            )
+    if len(names_) < 2:
+        raise click.BadParameter("give at least two", param_hint="--contender")
+    contenders = environments(names_, parent, _report)
+    size = ("--tasks", tasks, "--groups", groups)
+    cluster = ("--workers", workers, "--threads", threads)
+    switches = {"with": ["--marks"], "without": ["--no-marks"]}.get(
+        marks, ["--marks", "--no-marks"]
+    )
+    variants = [
+        tuple(map(str, ("--turns", "--graph", graph, *size, *cluster, switch)))
+        for graph in graphs
+        for switch in switches
+    ]
+    batches = comparing.turns(contenders, f"{PACKAGE}.scheduler_cost", variants, pairs)
+    jobs = [job for batch in batches for job in batch]
+    records = _execute(
+        batches,
+        output.with_suffix(".jsonl"),
+        fresh,
+        timeout,
+        lambda record: (
+            f"{record['graph']}{'' if record['marks'] else ' without marks'}: "
+            f"{record['total']:.1f} microseconds per task"
+        ),
+    )
+    failed = [record for record in records if "error" in record]
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} runs failed, the first with: {failed[0]['error']}"
+        )
+    first = contenders[0].name
+    head = ["graph", "tasks", "groups", f"{first} (µs per task)"]
+    lines = []
+    worst = 0.0
+    for variant in variants:
+        # One list per contender, in the order of the pairs
+        by_name: dict[str, list[comparing.Record]] = {c.name: [] for c in contenders}
+        for job, record in zip(jobs, records):
+            if job.arguments == variant:
+                by_name[job.environment.name].append(record)
+        reference = [record["total"] for record in by_name[first]]
+        example = by_name[first][0]
+        row = [
+            f"{example['graph']}{'' if example['marks'] else ', no marks'}",
+            str(example["tasks"]),
+            str(example["groups"]),
+            f"{statistics.median(reference):.1f}",
+        ]
+        for contender in contenders[1:]:
+            totals = [record["total"] for record in by_name[contender.name]]
+            mean, low, high = comparing.interval(
+                [one / other for one, other in zip(totals, reference)]
+            )
+            if contender.name != "again":
+                worst = max(worst, high)
+            row += [
+                f"{statistics.median(totals):.1f}",
+                f"{mean:.4f} ({low:.4f} to {high:.4f})",
+            ]
+        lines.append("| " + " | ".join(row) + " |")
+    for contender in contenders[1:]:
+        head += [contender.name, "ratio (95 %)"]
+    text = (
+        f"CPU time of the scheduler per task, {pairs} pairs, {workers} workers x "
+        f"{threads} threads (simulated); {comparing.machine()}\n\n"
+        f"{_identities(contenders)}\n\n| {' | '.join(head)} |\n"
+        f"|---{'|---:' * (len(head) - 1)}|\n" + "\n".join(lines) + "\n"
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    click.echo(text)
+    click.echo(f"written to {output}", err=True)
+    if limit is not None and worst > limit:
+        raise click.ClickException(
+            f"the upper end of an interval is {worst:.4f}, more than {limit:g}"
+        )
+
+
 if __name__ == "__main__":
-    main(prog_name="python -m continuous_integration.benchmarks")
+    main(prog_name=f"python -m {PACKAGE}")

@@ -125,6 +125,23 @@ def fingerprint(result: Any) -> float:
     return float(np.sum(np.where(np.isfinite(values), values, 0) * weights))
 
 
+def policy_setting(policy: str, version: str) -> dict[str, str]:
+    """Return the configuration that chooses a policy.
+
+    Raises
+    ------
+    Unavailable
+        When this ``distributed``, of the given version, has no policies.
+    """
+    setting = "distributed.scheduler.rootish-policy"
+    if dask.config.get(setting, None) is None:
+        raise Unavailable(
+            f"distributed {version} has no policies: leave --policy out or "
+            "install the fork"
+        )
+    return {setting: policy}
+
+
 @contextmanager
 def without_marks() -> Iterator[None]:
     """Make every task of this process look as though nobody had marked it."""
@@ -223,15 +240,9 @@ def measure(
     from distributed import Client, LocalCluster
 
     workload.check()
-    setting = "distributed.scheduler.rootish-policy"
     config: dict[str, Any] = {"distributed.comm.timeouts.connect": "60s"}
     if policy is not None:
-        if dask.config.get(setting, None) is None:
-            raise Unavailable(
-                f"distributed {distributed.__version__} has no policies: "
-                "leave --policy out or install the fork"
-            )
-        config[setting] = policy
+        config.update(policy_setting(policy, distributed.__version__))
     workload.write(folder)
     recorder = load_recorder()(interval=0.02)
     warnings.filterwarnings("ignore", message="Sending large graph")

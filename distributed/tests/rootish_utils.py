@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from dask._task_spec import DataNode, Task
+from dask.utils import key_split
 
 from distributed.diagnostics.memory_recorder import MemoryRecorder
 from distributed.rootish import Verdict
@@ -169,6 +170,15 @@ def marks_stripped() -> Iterator[None]:
         for node in (Task, DataNode):
             patch.setattr(node, "data_producer", property(lambda self: False))
         yield
+
+
+def reading_tasks(collection: Any) -> list[Key]:
+    """Keys of the tasks that read from what `da.from_array` was given."""
+    return [
+        key
+        for key, task in collection.__dask_graph__().items()
+        if any(key_split(dep).startswith("original") for dep in task.dependencies)
+    ]
 
 
 def slots(s: Scheduler) -> int:

@@ -23,6 +23,7 @@ from dask.utils import key_split
 from distributed.tests.rootish_utils import (
     marks_stripped,
     policy_cluster,
+    reading_tasks,
     slots,
     watch,
 )
@@ -161,11 +162,7 @@ def case(
                 write(path, data[i], i * len(data[i]))
             written[write, nfiles] = [str(path) for path in paths]
         (mean,) = dask.optimize(open_(written[write, nfiles]))
-        reads = [
-            key
-            for key, task in mean.__dask_graph__().items()
-            if any(key_split(dep).startswith("original") for dep in task.dependencies)
-        ]
+        reads = reading_tasks(mean)
         assert len(reads) == nfiles * chunks_per_file(nfiles)
         (prefix,) = set(map(key_split, reads))
         everything = np.concatenate(data)
