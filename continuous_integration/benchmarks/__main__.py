@@ -285,9 +285,9 @@ def compare(
     text, complaints = comparing.table(records, [c.name for c in contenders], limits)
     where = "in processes of their own" if processes else "in one process"
     text = (
-        f"{workers} workers x {threads} threads {where}, medians of {repeats}, ratios to "
-        f"{contenders[0].name}; {comparing.machine()}\n\n{_identities(contenders)}\n\n"
-        f"{text}\n"
+        f"{workers} workers x {threads} threads {where}, medians of {repeats}, ratios "
+        f"to {contenders[0].name}; {comparing.machine()}\n\n"
+        f"{_identities(contenders)}\n\n{text}\n"
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")

@@ -98,7 +98,7 @@ def load_recorder() -> type:
         folder = str(REPOSITORY / "distributed" / "diagnostics")
         distributed.diagnostics.__path__.append(folder)
         module = importlib.import_module(name)
-    return module.MemoryRecorder  # type: ignore[no-any-return]
+    return module.MemoryRecorder
 
 
 def fingerprint(result: Any) -> float:
@@ -148,9 +148,11 @@ def without_marks() -> Iterator[None]:
     from dask import _task_spec
 
     unmarked = property(lambda self: False)
-    with mock.patch.object(_task_spec.Task, "data_producer", unmarked):
-        with mock.patch.object(_task_spec.DataNode, "data_producer", unmarked):
-            yield
+    with (
+        mock.patch.object(_task_spec.Task, "data_producer", unmarked),
+        mock.patch.object(_task_spec.DataNode, "data_producer", unmarked),
+    ):
+        yield
 
 
 class _ProcessMemory:
@@ -181,7 +183,7 @@ class _ProcessMemory:
 
 
 def _moved(dask_worker: Any) -> int:
-    return dask_worker.transfer_outgoing_bytes_total  # type: ignore[no-any-return]
+    return dask_worker.transfer_outgoing_bytes_total
 
 
 async def _install(recorder: Any, scheduler: Any) -> None:

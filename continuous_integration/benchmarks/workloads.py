@@ -3,8 +3,8 @@
 A workload is a function that takes a client, a folder with files and what was prepared,
 and computes something. The decorator :func:`workload` registers it under its name. Its
 docstring says which row of the design's tables it is, and how the released base fared
-there when the table was made: peak of managed memory and bytes moved between workers, in
-MB, on 4 workers of 1 thread in one process unless it says otherwise.
+there when the table was made: peak of managed memory and bytes moved between workers,
+in MB, on 4 workers of 1 thread in one process unless it says otherwise.
 
 Files are written once and reused. Where a row is about stores, the files are real;
 where it is about futures and graphs, a load is an array of 2 MiB and a short sleep that
@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
 import numpy as np
 from dask import delayed
+
 from distributed import wait
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def workload(
 def once(path: Path) -> Iterator[Path | None]:
     """Give a path to write to if ``path`` does not exist yet, else None.
 
-    What was written takes its final name when the block ends without an error, so that an
-    interruption leaves nothing that looks complete.
+    What was written takes its final name when the block ends without an error, so that
+    an interruption leaves nothing that looks complete.
     """
     if path.exists():
         yield None
@@ -344,7 +344,7 @@ def netcdf_8(client: Client, folder: Path, prepared: None) -> Any:
     limits={"peak_managed": 0.5},
 )
 def handles(client: Client, folder: Path, prepared: None) -> Any:
-    """Reads through 8 opened handles, weighted mean. Release: 332 / 412."""
+    """Read through 8 opened handles, weighted mean. Release: 332 / 412."""
     chunks = []
     for path in zarr_stores(folder, 8, 30):
         handle = delayed(open_handle)(path)
@@ -513,7 +513,7 @@ def open_dataset(client: Client, folder: Path, prepared: None) -> Any:
 
 @workload("named-loads")
 def named_loads(client: Client, folder: Path, prepared: None) -> Any:
-    """Loads with a dask_key_name each: one group per file. Release: 412 / 177."""
+    """Load with a dask_key_name each: one group per file. Release: 412 / 177."""
     return weighted_mean(
         stack([delayed(load)(n, dask_key_name=f"load_{n}") for n in range(200)])
     )
@@ -650,7 +650,7 @@ def one_function(client: Client, folder: Path, prepared: None) -> Any:
 
 @workload("run-step-named")
 def named_functions(client: Client, folder: Path, prepared: None) -> Any:
-    """The same with a function name per step. Release: 44."""
+    """Give each step a function name of its own. Release: 44."""
     loads = [delayed(load_step)(n) for n in range(200)]
     return by_five([delayed(scale_step)(block) for block in loads])
 
@@ -668,7 +668,7 @@ class Loader:
 
 @workload("function-per-file")
 def function_per_file(client: Client, folder: Path, prepared: None) -> Any:
-    """A different function name for every file. Release: 82."""
+    """Use a different function name for every file. Release: 82."""
     loads = [delayed(Loader(n), pure=False)() for n in range(200)]
     return by_five([delayed(scale_step)(block) for block in loads])
 

@@ -1,0 +1,432 @@
+"""Run contenders turn about, keep what was measured, and compare medians.
+
+Every run is a Python process of its own. What it measured is appended at once to a file
+of JSON lines, so that an interruption loses one run and the next start goes on from
+there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from continuous_integration.benchmarks.environments import Environment, clean_environ
+from continuous_integration.benchmarks.measure import REPOSITORY
+
+#: Fields of a measurement that are compared, with their headings and, in their own
+#: unit, how much the medians may differ whatever the limit says: two chunks, or what
+#: timers and the memory of processes do by themselves.
+METRICS = {
+    "peak_managed": ("peak managed (MB)", 4.2),
+    "peak_process": ("peak process (MB)", 25.0),
+    "moved": ("moved (MB)", 4.2),
+    "seconds": ("time (s)", 0.1),
+}
+
+#: What a process prints at the end of its turn.
+PAUSE = "pause"
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that is to be done.
+
+    Attributes
+    ----------
+    environment : Environment
+        Where it runs.
+    module : str
+        Module that is run with ``-m``; it prints one JSON object.
+    arguments : tuple of str
+        Its arguments.
+    repeat : int
+        Which repetition it is; also the seed of the hashes of strings, so that the
+        contenders of one repetition have the same.
+    """
+
+    environment: Environment
+    module: str
+    arguments: tuple[str, ...]
+    repeat: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells this run from all others."""
+        environment = self.environment
+        return (
+            environment.name,
+            environment.identity,
+            self.module,
+            *self.arguments,
+            str(self.repeat),
+        )
+
+
+def turns(
+    contenders: Sequence[Environment],
+    module: str,
+    arguments: Iterable[Sequence[str]],
+    repeats: int,
+) -> list[list[Job]]:
+    """Return the runs that belong together, in the order A B, B A, A B ...
+
+    Parameters
+    ----------
+    contenders
+        Environments.
+    module
+        Module that is run.
+    arguments
+        Arguments of each thing that is to be run in each environment.
+    repeats
+        How often.
+    """
+    every = [tuple(one) for one in arguments]
+    return [
+        [
+            Job(environment, module, one, repeat)
+            for environment in contenders[:: -1 if repeat % 2 else 1]
+        ]
+        for repeat in range(repeats)
+        for one in every
+    ]
+
+
+def read_records(path: Path) -> dict[tuple[str, ...], Record]:
+    """Return what was measured by the key of its run; a torn last line is left out."""
+    records: dict[tuple[str, ...], Record] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            records[tuple(record["key"])] = record
+    return records
+
+
+class _Run:
+    """The process of one job, and the record that is made of what it prints."""
+
+    def __init__(self, job: Job, record: Record, errors: IO[str]):
+        self.job = job
+        self.record = record
+        self.errors = errors
+        self.process: subprocess.Popen[str] | None = None
+
+    def take_turn(self, timeout: float) -> bool:
+        """Let the process work until it pauses or ends; return whether it ended."""
+        process = self.process
+        if process is None:
+            process = self.process = self._start()
+        else:
+            assert process.stdin is not None
+            # If it died, what it printed will tell
+            with contextlib.suppress(OSError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout, give_up)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline().strip()
+            if line == PAUSE:
+                return False
+            rest, _ = process.communicate()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            self.record["error"] = f"took longer than {timeout:g} seconds"
+        else:
+            self.record.update(self._read([line, *rest.splitlines()]))
+        return True
+
+    def _start(self) -> subprocess.Popen[str]:
+        job = self.job
+        return subprocess.Popen(
+            [str(job.environment.python), "-m", job.module, *job.arguments],
+            cwd=REPOSITORY,
+            env=clean_environ(PYTHONHASHSEED=str(job.repeat + 1)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def _read(self, lines: list[str]) -> Record:
+        """Return what the process measured, or what it complained about."""
+        assert self.process is not None
+        try:
+            measured = json.loads(lines[-1])
+        except ValueError:
+            measured = None
+        if self.process.returncode == 0 and isinstance(measured, dict):
+            return measured
+        self.errors.seek(0)
+        lines = [line for line in (*lines, *self.errors) if line.strip()]
+        return {"error": lines[-1].strip() if lines else "it printed nothing"}
+
+    def kill(self) -> None:
+        """End the process, if there is one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+
+
+def run_together(jobs: Sequence[Job], timeout: float) -> list[Record]:
+    """Run jobs, each in a process of its own, in turns; return their records.
+
+    One process works at a time. Its turn is over when it prints a line that says
+    ``pause``; it goes on when it gets a line. A process that never pauses (as most) has
+    one turn.
+
+    A run that fails, or whose turn takes longer than ``timeout`` seconds, gives a
+    record with ``error``, which the next start tries again.
+    """
+    records = [
+        {
+            "key": job.key,
+            "contender": job.environment.name,
+            "repeat": job.repeat,
+            "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        for job in jobs
+    ]
+    with contextlib.ExitStack() as stack:
+        waiting: deque[_Run] = deque()
+        for job, record in zip(jobs, records):
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            run = _Run(job, record, errors)
+            stack.callback(run.kill)
+            waiting.append(run)
+        while waiting:
+            run = waiting.popleft()
+            if not run.take_turn(timeout):
+                waiting.append(run)
+    return records
+
+
+def execute(
+    batches: Sequence[Sequence[Job]],
+    path: Path,
+    *,
+    timeout: float = 600,
+    started: Callable[[Job], None] = lambda job: None,
+    finished: Callable[[Job, Record], None] = lambda job, record: None,
+    run: Callable[[Sequence[Job], float], list[Record]] = run_together,
+) -> list[Record]:
+    """Do what was not done yet and return the records of all jobs, in their order.
+
+    Parameters
+    ----------
+    batches
+        What is to be done; if one job of a batch is missing, all of it is done.
+    path
+        File of JSON lines that keeps the records.
+    timeout
+        Longest time that one turn may take, in seconds.
+    started
+        Called before a batch with its first job.
+    finished
+        Called for each job with its record, also for what was done before.
+    run
+        Does one batch.
+    """
+    known = read_records(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = []
+    for batch in batches:
+        found = [known.get(job.key, {"error": "not done yet"}) for job in batch]
+        if any("error" in record for record in found):
+            started(batch[0])
+            found = run(batch, timeout)
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(record) + "\n" for record in found)
+        for job, record in zip(batch, found):
+            finished(job, record)
+        records += found
+    return records
+
+
+# Statistics
+
+
+def ratio(value: float, reference: float, slack: float = 0.0) -> float | None:
+    """Return ``value / reference``, or None if both are next to nothing.
+
+    Parameters
+    ----------
+    value, reference
+        What is compared, with what.
+    slack
+        What counts as nothing.
+    """
+    if max(abs(value), abs(reference)) <= slack or reference == 0:
+        return None
+    return value / reference
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Return the geometric mean of ratios and its 95 % confidence interval.
+
+    The interval is Student's for the mean of the logarithms. Its quantile comes from
+    that of the normal distribution by the first terms of the expansion in 1/n, which is
+    right to 1 % from 4 ratios on.
+
+    Parameters
+    ----------
+    ratios
+        One ratio per pair; at least 4.
+
+    Returns
+    -------
+    mean, low, high
+
+    Raises
+    ------
+    ValueError
+        When there are fewer than 4.
+    """
+    if len(ratios) < 4:
+        raise ValueError("a confidence interval needs at least 4 pairs")
+    logs = [math.log(one) for one in ratios]
+    mean = statistics.fmean(logs)
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    freedom = len(logs) - 1
+    z = statistics.NormalDist().inv_cdf(0.975)
+    t = (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
+    return math.exp(mean), math.exp(mean - t * error), math.exp(mean + t * error)
+
+
+def medians(
+    records: Iterable[Record], fields: Iterable[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the median of each field: workload -> contender -> field -> median."""
+    values: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if "error" not in record:
+            values[record["workload"]][record["contender"]].append(record)
+    return {
+        workload: {
+            contender: {
+                name: statistics.median(record[name] for record in several)
+                for name in fields
+            }
+            for contender, several in contenders.items()
+        }
+        for workload, contenders in values.items()
+    }
+
+
+# Reports
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(
+    records: Sequence[Record], contenders: Sequence[str], limits: dict[str, Any]
+) -> tuple[str, list[str]]:
+    """Return a Markdown table of medians and ratios, and what is beyond the limits.
+
+    Parameters
+    ----------
+    records
+        What was measured.
+    contenders
+        Names; the ratios are those to the first.
+    limits
+        Workload -> metric -> largest ratio to the first that the others may have.
+
+    Returns
+    -------
+    table : str
+    complaints : list of str
+        One line for each median beyond its limit, failed run, and different result.
+    """
+    first, others = contenders[0], contenders[1:]
+    found = medians(records, (*METRICS, "result"))
+    head = ["workload"]
+    for heading, _ in METRICS.values():
+        head.append(f"{heading} {first}")
+        for name in others:
+            head += [name, "ratio"]
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" + "---:|" * (len(head) - 1),
+    ]
+    complaints = []
+    for workload, by_contender in found.items():
+        row = [workload]
+        reference = by_contender.get(first)
+        for metric, (_, slack) in METRICS.items():
+            row.append(_number(reference[metric]) if reference else "")
+            for name in others:
+                one = by_contender.get(name)
+                if one is None or reference is None:
+                    row += [_number(one[metric]) if one else "", ""]
+                    continue
+                value = one[metric]
+                quotient = ratio(value, reference[metric], slack)
+                limit = limits.get(workload, {}).get(metric)
+                beyond = (
+                    limit is not None
+                    and name != "again"
+                    and value > limit * reference[metric] + slack
+                )
+                if beyond:
+                    complaints.append(
+                        f"{workload}: {metric} of {name} is {_number(value)}, more "
+                        f"than {limit:g} x {_number(reference[metric])}"
+                    )
+                text = "" if quotient is None else f"{quotient:.2f}"
+                row += [_number(value), f"**{text}**" if beyond else text]
+        lines.append("| " + " | ".join(row) + " |")
+        results = {name: one["result"] for name, one in by_contender.items()}
+        if any(
+            not math.isclose(value, results[next(iter(results))], rel_tol=1e-6)
+            for value in results.values()
+        ):
+            complaints.append(f"{workload}: the results differ: {results}")
+    for record in records:
+        if "error" in record:
+            what = " ".join(record["key"][3:])
+            complaints.append(
+                f"{record['contender']}: {what}: failed: {record['error']}"
+            )
+    return "\n".join(lines), complaints
+
+
+def machine() -> str:
+    """Return one line that says on what and when this runs."""
+    return (
+        f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    )

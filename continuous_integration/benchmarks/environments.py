@@ -1,0 +1,238 @@
+"""One environment per contender, made with venv and pip and kept for the next time.
+
+A *contender* is ``base`` (the release that the fork is built from), ``again`` (the same
+environment once more: its ratios to ``base`` are the noise), ``fork`` (this tree), or
+the number of another release of distributed. Base and fork have the same libraries in
+the same versions and differ in nothing but ``distributed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuous_integration.benchmarks.measure import REPOSITORY
+from continuous_integration.benchmarks.workloads import Unavailable
+from continuous_integration.fork.project import our_files, read_project
+
+#: What the workloads and their runner need beyond distributed.
+REQUIREMENTS = (
+    "click",
+    "dask[array,dataframe]",
+    "h5py",
+    "netCDF4",
+    "psutil",
+    "rasterio",
+    "stackstac",
+    "xarray",
+    "zarr",
+)
+
+#: What releases need so that their stack fits, beyond ``distributed==RELEASE``.
+PINS: dict[str, tuple[str, ...]] = {
+    "2024.12.0": ("dask==2024.12.0", "numpy<2.3", "pandas<3", "xarray<2025.7"),
+}
+
+_STAMP = "benchmarks.json"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python that has a contender installed.
+
+    Attributes
+    ----------
+    name : str
+        Name of the contender.
+    python : Path
+        Its interpreter.
+    identity : str
+        Changes when what is installed changes; results of one identity are comparable.
+    """
+
+    name: str
+    python: Path
+    identity: str
+
+
+def source_identity() -> str:
+    """Return a short hash of all that goes into the fork's wheel."""
+    digest = hashlib.sha256()
+    paths = [path for path, _ in our_files(REPOSITORY)]
+    paths.append("pyproject.toml")
+    folder = REPOSITORY / "continuous_integration" / "fork"
+    paths += sorted(
+        str(path.relative_to(REPOSITORY))
+        for path in folder.iterdir()
+        if path.suffix in (".py", ".json")
+    )
+    for path in paths:
+        digest.update(path.encode() + b"\0")
+        digest.update((REPOSITORY / path).read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def clean_environ(**variables: str) -> dict[str, str]:
+    """Return this process's environment variables without those that steer Python."""
+    environ = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "VIRTUAL", "DASK_"))
+    }
+    return {**environ, **variables}
+
+
+def _run(*command: str | Path) -> str:
+    result = subprocess.run(
+        [str(part) for part in command],
+        env=clean_environ(PIP_DISABLE_PIP_VERSION_CHECK="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        tail = "\n".join(result.stdout.strip().splitlines()[-15:])
+        raise Unavailable(f"{' '.join(map(str, command))} failed:\n{tail}")
+    return result.stdout
+
+
+def _read_stamp(folder: Path) -> dict[str, str]:
+    try:
+        content = json.loads((folder / _STAMP).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in content.items()}
+
+
+def _interpreter(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _venv(folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    _run(sys.executable, "-m", "venv", folder)
+    return _interpreter(folder)
+
+
+def _folder(parent: Path, name: str) -> Path:
+    return parent / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def release_environment(
+    release: str, parent: Path, report: Callable[[str], None]
+) -> tuple[Path, str]:
+    """Return interpreter and identity of an environment with a release from PyPI.
+
+    Parameters
+    ----------
+    release
+        Version of distributed.
+    parent
+        Folder of the environments.
+    report
+        Called with what is being done, when it takes long.
+    """
+    folder = _folder(parent, f"release-{release}")
+    requirements = sorted(
+        {f"distributed=={release}", *REQUIREMENTS, *PINS.get(release, ())}
+    )
+    stamp = _read_stamp(folder)
+    if stamp.get("requirements") != " ".join(requirements):
+        report(f"installing distributed {release} and the libraries of the workloads")
+        python = _venv(folder)
+        _run(python, "-m", "pip", "install", "--quiet", *requirements)
+        frozen = _run(python, "-m", "pip", "freeze", "--quiet")
+        stamp = {
+            "requirements": " ".join(requirements),
+            "frozen": "\n".join(
+                line for line in frozen.splitlines() if re.match(r"[\w.-]+==", line)
+            ),
+        }
+        (folder / _STAMP).write_text(json.dumps(stamp, indent=1))
+    digest = hashlib.sha256(stamp["frozen"].encode()).hexdigest()[:12]
+    return _interpreter(folder), f"{release} {digest}"
+
+
+def fork_environment(parent: Path, report: Callable[[str], None]) -> tuple[Path, str]:
+    """Return interpreter and identity of an environment with this tree's fork."""
+    project = read_project(REPOSITORY)
+    base, identity = release_environment(project.base, parent, report)
+    frozen = _read_stamp(base.parents[1])["frozen"]
+    folder = _folder(parent, "fork")
+    stamp = _read_stamp(folder)
+    if stamp.get("libraries") != identity:
+        report("installing the libraries of the workloads for the fork")
+        python = _venv(folder)
+        libraries = folder / "libraries.txt"
+        libraries.write_text(
+            "\n".join(
+                line
+                for line in frozen.splitlines()
+                if not line.startswith("distributed==")
+            )
+        )
+        _run(python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", libraries)
+        stamp = {"libraries": identity}
+    source = source_identity()
+    python = _interpreter(folder)
+    if stamp.get("source") != source:
+        report("building and installing the fork from this tree")
+        # Until it is done, there is no stamp
+        (folder / _STAMP).unlink(missing_ok=True)
+        _run(
+            python,
+            *("-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"),
+            REPOSITORY,
+        )
+        stamp["source"] = source
+        (folder / _STAMP).write_text(json.dumps(stamp, indent=1))
+    return python, f"{project.version} {source} {identity}"
+
+
+def environments(
+    contenders: Sequence[str],
+    parent: Path,
+    report: Callable[[str], None] = lambda message: None,
+) -> list[Environment]:
+    """Return an environment for each contender, made if need be.
+
+    Parameters
+    ----------
+    contenders
+        ``base``, ``again``, ``fork``, or numbers of releases of distributed.
+    parent
+        Folder of the environments.
+    report
+        Called with what is being done, when it takes long.
+
+    Raises
+    ------
+    Unavailable
+        When one cannot be made, or a contender is none of these.
+    """
+    result = []
+    for name in contenders:
+        if name == "fork":
+            python, identity = fork_environment(parent, report)
+        elif name in ("base", "again"):
+            release = read_project(REPOSITORY).base
+            python, identity = release_environment(release, parent, report)
+        elif re.fullmatch(r"\d{4}\.\d+\.\d+", name):
+            python, identity = release_environment(name, parent, report)
+        else:
+            raise Unavailable(
+                f"no contender {name!r}: give base, again, fork or a release such as "
+                "2024.12.0"
+            )
+        result.append(Environment(name, python, identity))
+    return result
