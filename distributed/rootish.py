@@ -275,17 +275,7 @@ class Producers(RootishPolicy):
 
     name = "producers"
 
-    __slots__ = ("_crowded_until", "_small")
-
-    #: Groups that bring in data but were too small to be held back, and ran tasks
-    _small: dict[TaskGroup, None]
-    #: Value of ``SchedulerState.transition_counter`` up to which a count of them holds
-    _crowded_until: int
-
-    def __init__(self, state: SchedulerState):
-        super().__init__(state)
-        self._small = {}
-        self._crowded_until = 0
+    __slots__ = ()
 
     def verdict(self, ts: TaskState) -> Verdict:
         if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
@@ -298,19 +288,16 @@ class Producers(RootishPolicy):
         tg = ts.group
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
-        few = not (marked or ts.state == "queued" or larger_than_cluster(state, tg))
-        if few and state.idle_task_count:
+        # A queued task stays where it is when the cluster grows, unless by its price
+        if not (marked or ts.state == "queued" or larger_than_cluster(state, tg)):
             return FEW
         if not ts.dependencies:
-            verdict = MARKED if marked else ROOT
-        elif ts.waiting_on and not marked:
+            return MARKED if marked else ROOT
+        if ts.waiting_on and not marked:
             return WAITING
-        else:
-            verdict = self._weigh(ts, tg, marked)
-            if not verdict.rootish and self._asked_for(tg):
-                return COUNTED
-        if few and verdict.rootish and not self._crowded(tg):
-            return FEW
+        verdict = self._weigh(ts, tg, marked)
+        if not verdict.rootish and self._asked_for(tg):
+            return COUNTED
         return verdict
 
     def beside(self, ts: TaskState) -> list[WorkerState]:
@@ -382,31 +369,6 @@ class Producers(RootishPolicy):
         if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
             return WORK
         return DEAR
-
-    def _crowded(self, tg: TaskGroup) -> bool:
-        """Whether small groups that bring in data keep the cluster busy together.
-
-        One group per file need not mean one prefix: some people name a function for
-        each file. Called when no worker has a thread free.
-        """
-        state = self.state
-        if state.transition_counter < self._crowded_until:
-            return True
-        enough = TASKS_PER_THREAD * state.total_nthreads
-        small = self._small
-        small[tg] = None
-        running = 0
-        for other in list(small):
-            n = other.states["processing"]
-            running += n
-            if not n and other is not tg:
-                del small[other]
-        if running <= enough:
-            return False
-        # There are no more groups here than tasks that were let through, a few for each
-        # thread. To count them again after as many transitions is cheap.
-        self._crowded_until = state.transition_counter + state.total_nthreads
-        return True
 
     def _unthrottled(self, tg: TaskGroup) -> bool:
         """Whether more tasks of a prefix run than the cluster has threads for.
