@@ -357,15 +357,13 @@ async def test_marked_reads_with_shared_operand(
 # -- Not loaders ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", True)]
-)
+@pytest.mark.parametrize(("policy", "beside"), [("producers", True), ("marked", False)])
 @policy_cluster()
 async def test_marked_reads_fused_with_computed_operand(
     c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
 ) -> None:
     """What is marked but needs a chunk as large as its own runs where that chunk is."""
-    shape, chunks = (40, 128, 128), (1, 128, 128)
+    shape, chunks = (24, 400, 400), (1, 400, 400)
     observed = c.persist(da.ones(shape, chunks=chunks) + 1)
     await wait(observed)
     (keys,) = [set(dask.core.flatten(observed.__dask_keys__()))]
@@ -374,10 +372,32 @@ async def test_marked_reads_fused_with_computed_operand(
     (bias,) = dask.optimize(bias)
     fused = [t for t in bias.__dask_graph__().values() if t.data_producer]
     assert any(t.dependencies & keys for t in fused)
-    assert await c.compute(bias, optimize_graph=False) == -(128**2) * 40
+    assert await c.compute(bias, optimize_graph=False) == -(400**2) * 24
     chunk = observed.blocks[0].nbytes
-    # Before anything is known of them, a few may go anywhere
-    assert (moved([a, b]) - before < (slots(s) + 1) * chunk) is beside
+    assert (moved([a, b]) - before < chunk) is beside
+
+
+@pytest.mark.parametrize(
+    ("policy", "beside"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_reads_fused_with_computed_operand(
+    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+) -> None:
+    """A handle must not draw a read away from the chunk that it is combined with."""
+    nbytes = 1280 * KIB
+    handles, chunks = [], []
+    for here, there in ((a, b), (b, a)):
+        opened = c.map(open_file, range(5), workers=[there.address], pure=False)
+        handles += opened * 2
+        chunks += await c.scatter(
+            [bytes(nbytes)] * 10, hash=False, workers=[here.address]
+        )
+    await wait(handles)
+    keys = [("combine", i) for i in range(20)]
+    await wait(c.map(lambda *args: None, chunks, handles, key=keys))
+    assert (moved([a, b]) < nbytes) is beside
 
 
 @pytest.mark.parametrize(
@@ -580,10 +600,9 @@ async def test_cluster_starts_empty_grows_and_shrinks(c: Any, s: Any) -> None:
     """Slots follow the workers, and what is queued waits for them."""
     seen = await watch(s, "load_when")
     event = Event()
-    handles = [delayed(open_file)(i) for i in range(8)]
-    chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(8)]
+    chunks = [delayed(load_when)(event, i) for i in range(64)]
     result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
-    await async_poll_for(lambda: len(s.tasks) == 8 + 64 + 64 + 1, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 64 + 64 + 1, timeout=10)
     assert not any(ts.state == "processing" for ts in s.tasks.values())
 
     def running() -> int:
@@ -618,7 +637,8 @@ async def test_worker_retires_while_tasks_are_queued(
 ) -> None:
     """What it held moves on; queued reads go to the worker that is left."""
     event = Event()
-    handles = [delayed(open_file)(i) for i in range(8)]
+    handles = c.persist([delayed(open_file)(i) for i in range(8)])
+    await wait(handles)
     chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(5)]
     seen = await watch(s, "load_when")
     result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
@@ -636,7 +656,8 @@ async def test_worker_dies_while_tasks_are_queued(
 ) -> None:
     """Lost chunks and handles are made again, and no more of them at once."""
     event = Event()
-    handles = [delayed(open_file)(i) for i in range(8)]
+    handles = c.persist([delayed(open_file)(i) for i in range(8)])
+    await wait(handles)
     chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(5)]
     kept = c.persist(chunks[:3])
     await event.set()
@@ -725,7 +746,8 @@ async def test_actors_are_not_queued(c: Any, s: Any, a: Any, b: Any) -> None:
 async def test_no_queue(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
     """With an infinite saturation everything is sent out."""
     event = Event()
-    handles = [delayed(open_file)(i) for i in range(3)]
+    handles = c.map(open_file, range(3))
+    await wait(handles)
     chunks = [delayed(load_when)(event, h, i) for h in handles for i in range(16)]
     seen = await watch(s, "load_when")
     result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
