@@ -8,6 +8,7 @@ the same versions and differ in nothing but ``distributed``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,10 +118,10 @@ def _interpreter(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _venv(folder: Path) -> Path:
+def _venv(folder: Path, *options: str) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
-    _run(sys.executable, "-m", "venv", folder)
+    _run(sys.executable, "-m", "venv", *options, folder)
     return _interpreter(folder)
 
 
@@ -164,39 +165,42 @@ def release_environment(
 
 
 def fork_environment(parent: Path, report: Callable[[str], None]) -> tuple[Path, str]:
-    """Return interpreter and identity of an environment with this tree's fork."""
+    """Return interpreter and identity of an environment with this tree's fork.
+
+    It holds the fork alone, and a line that puts the libraries of the base's
+    environment behind it. Each state of the tree has an environment of its own, so that
+    an edit does not change what is being measured.
+    """
     project = read_project(REPOSITORY)
     base, identity = release_environment(project.base, parent, report)
-    frozen = _read_stamp(base.parents[1])["frozen"]
-    folder = _folder(parent, "fork")
-    stamp = _read_stamp(folder)
-    if stamp.get("libraries") != identity:
-        report("installing the libraries of the workloads for the fork")
-        python = _venv(folder)
-        libraries = folder / "libraries.txt"
-        libraries.write_text(
-            "\n".join(
-                line
-                for line in frozen.splitlines()
-                if not line.startswith("distributed==")
-            )
-        )
-        _run(python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", libraries)
-        stamp = {"libraries": identity}
     source = source_identity()
-    python = _interpreter(folder)
-    if stamp.get("source") != source:
+    wanted = {"libraries": identity, "source": source}
+    folder = _folder(parent, f"fork-{source}")
+    if _read_stamp(folder) != wanted:
         report("building and installing the fork from this tree")
-        # Until it is done, there is no stamp
-        (folder / _STAMP).unlink(missing_ok=True)
-        _run(
-            python,
-            *("-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"),
-            REPOSITORY,
-        )
-        stamp["source"] = source
-        (folder / _STAMP).write_text(json.dumps(stamp, indent=1))
-    return python, f"{project.version} {source} {identity}"
+        python = _venv(folder, "--without-pip")
+        pip = (base, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps")
+        _run(*pip, REPOSITORY)
+        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        libraries = _run(base, "-c", where).strip()
+        site_packages = Path(_run(python, "-c", where).strip())
+        (site_packages / "libraries.pth").write_text(libraries + "\n")
+        (folder / _STAMP).write_text(json.dumps(wanted, indent=1))
+    return _interpreter(folder), f"{project.version} {source} {identity}"
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """Wait until no other process makes environments in the same folder."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / "lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # There is no such lock on Windows
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def environments(
@@ -220,19 +224,21 @@ def environments(
     Unavailable
         When one cannot be made, or a contender is none of these.
     """
-    result = []
-    for name in contenders:
-        if name == "fork":
-            python, identity = fork_environment(parent, report)
-        elif name in ("base", "again"):
-            release = read_project(REPOSITORY).base
-            python, identity = release_environment(release, parent, report)
-        elif re.fullmatch(r"\d{4}\.\d+\.\d+", name):
-            python, identity = release_environment(name, parent, report)
-        else:
-            raise Unavailable(
-                f"no contender {name!r}: give base, again, fork or a release such as "
-                "2024.12.0"
-            )
-        result.append(Environment(name, python, identity))
-    return result
+    with _alone(parent):
+        return [_environment(name, parent, report) for name in contenders]
+
+
+def _environment(name: str, parent: Path, report: Callable[[str], None]) -> Environment:
+    if name == "fork":
+        python, identity = fork_environment(parent, report)
+    elif name in ("base", "again"):
+        release = read_project(REPOSITORY).base
+        python, identity = release_environment(release, parent, report)
+    elif re.fullmatch(r"\d{4}\.\d+\.\d+", name):
+        python, identity = release_environment(name, parent, report)
+    else:
+        raise Unavailable(
+            f"no contender {name!r}: give base, again, fork or a release such as "
+            "2024.12.0"
+        )
+    return Environment(name, python, identity)

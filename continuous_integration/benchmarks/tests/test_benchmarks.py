@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import dask.array as da
+import pytest
+from click.testing import CliRunner
+
+from continuous_integration.benchmarks import compare, environments, scheduler_cost
+from continuous_integration.benchmarks.__main__ import main
+from continuous_integration.benchmarks.measure import (
+    POLICIES,
+    fingerprint,
+    load_recorder,
+    measure,
+    without_marks,
+)
+from continuous_integration.benchmarks.workloads import (
+    CHUNK,
+    LIMITS,
+    WORKLOADS,
+    Unavailable,
+    Workload,
+    once,
+    workload,
+)
+
+
+def environment(name: str, identity: str = "1") -> environments.Environment:
+    return environments.Environment(name, Path(sys.executable), identity)
+
+
+def record(job: compare.Job, **measured: Any) -> dict[str, Any]:
+    return {
+        "key": list(job.key),
+        "contender": job.environment.name,
+        "repeat": job.repeat,
+        **measured,
+    }
+
+
+# Workloads
+
+
+def test_registry_holds_each_workload_under_its_name() -> None:
+    assert len(WORKLOADS) >= 26
+    for name, one in WORKLOADS.items():
+        assert one.name == name
+        assert one.title.endswith("."), name
+        assert set(one.limits) <= set(LIMITS)
+    with pytest.raises(ValueError, match="two workloads with the name 'zarr-8'"):
+        workload("zarr-8")(lambda client, folder, prepared: None)
+
+
+def test_missing_library_is_named() -> None:
+    one = Workload("one", lambda client, folder, prepared: 1, modules=("no_such",))
+    with pytest.raises(Unavailable, match="one needs no_such"):
+        one.check()
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "data"
+
+    def fail() -> None:
+        with once(path) as target:
+            assert target
+            target.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not path.exists()
+    with once(path) as target:
+        assert target
+        target.write_text("whole")
+    assert path.read_text() == "whole"
+    with once(path) as target:
+        assert target is None
+
+
+# Measuring
+
+
+def _prepare(client: Any, folder: Path) -> da.Array:
+    return client.persist(da.ones((4, *CHUNK[1:]), chunks=CHUNK))
+
+
+def _add_and_reduce(client: Any, folder: Path, prepared: da.Array) -> Any:
+    return (da.ones(prepared.shape, chunks=CHUNK) + prepared).sum(axis=0).compute()
+
+
+def test_measure(tmp_path: Path) -> None:
+    written: list[Path] = []
+    one = Workload("one", _add_and_reduce, _prepare, written.append)
+    history: list[tuple[float, float]] = []
+    m = measure(one, tmp_path, workers=2, threads=1, history=history)
+    assert written == [tmp_path]
+    # Four chunks of 2 MiB are there before, and at least two more together
+    assert m.peak_managed > 6 * 2**21 / 1e6
+    assert m.moved > 0
+    assert m.seconds > 0
+    assert m.result == pytest.approx(8 * fingerprint(da.ones(CHUNK[1:]).compute()))
+    assert history
+    assert json.loads(json.dumps(m.as_dict()))["workload"] == "one"
+
+
+def test_measure_in_processes(tmp_path: Path) -> None:
+    m = measure(WORKLOADS["splits"], tmp_path, workers=2, threads=1, processes=True)
+    # At least one of the splits of 16 MB is in the memory of a worker's process
+    assert m.peak_process > 16
+    assert m.result == sum(1000 * split * n for split in range(3) for n in range(67))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies(policy: str, tmp_path: Path) -> None:
+    def read(client: Any, folder: Path, prepared: None) -> int:
+        setting = "distributed.scheduler.rootish-policy"
+        return client.run_on_scheduler(lambda: POLICIES.index(dask.config.get(setting)))
+
+    m = measure(Workload("one", read), tmp_path, policy=policy, workers=1)
+    assert m.policy == policy
+    assert m.result == POLICIES.index(policy)
+
+
+def test_without_marks() -> None:
+    graph = scheduler_cost.GRAPHS["files"](100, 4, True).tasks
+    assert any(task.data_producer for task in graph.values())
+    with without_marks():
+        assert not any(task.data_producer for task in graph.values())
+    assert any(task.data_producer for task in graph.values())
+
+
+def test_fingerprint_tells_order_and_values() -> None:
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+    assert fingerprint({"a": [1, math.nan]}) == fingerprint([[1, 0]])
+
+
+def test_recorder_is_there() -> None:
+    assert load_recorder().__name__ == "MemoryRecorder"
+
+
+# Comparing
+
+
+def test_turns_go_back_and_forth() -> None:
+    a, b = environment("base"), environment("fork")
+    batches = compare.turns([a, b], "module", [["x"], ["y"]], 2)
+    assert [
+        (job.repeat, job.arguments[0], job.environment.name)
+        for batch in batches
+        for job in batch
+    ] == [
+        (0, "x", "base"),
+        (0, "x", "fork"),
+        (0, "y", "base"),
+        (0, "y", "fork"),
+        (1, "x", "fork"),
+        (1, "x", "base"),
+        (1, "y", "fork"),
+        (1, "y", "base"),
+    ]
+    assert len({job.key for batch in batches for job in batch}) == 8
+
+
+def test_execute_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "out.jsonl"
+    batches = compare.turns([environment("base")], "module", [["x"]], 4)
+    done: list[int] = []
+
+    def run(batch: Any, timeout: float) -> list[dict[str, Any]]:
+        [job] = batch
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job.repeat)
+        if job.repeat == 1:
+            return [record(job, error="broken")]
+        return [record(job, value=job.repeat)]
+
+    with pytest.raises(KeyboardInterrupt):
+        compare.execute(batches, path, run=run)
+    assert done == [0, 1]
+    with path.open("a") as file:
+        file.write('{"key": ["torn')
+    with path.open("a") as file:
+        file.write("\n")
+
+    done = [-1]
+    records = compare.execute(batches[:2], path, run=run)
+    # What failed is tried again, what was measured is not
+    assert done == [-1, 1]
+    assert [one.get("value") for one in records] == [0, None]
+
+    changed = compare.turns([environment("base", "2")], "module", [["x"]], 1)
+    done = []
+    compare.execute(changed, path, run=run)
+    assert done == [0], "another identity is another contender"
+
+
+def _write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
+    (folder / "contestant.py").write_text(text)
+    monkeypatch.setattr(compare, "REPOSITORY", folder)
+    return "contestant"
+
+
+def test_run_together_takes_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _write_module(
+        tmp_path,
+        monkeypatch,
+        """
+import json, sys
+for n in range(3):
+    open("order", "a").write(sys.argv[1])
+    print("pause", flush=True)
+    assert sys.stdin.readline()
+print(json.dumps({"who": sys.argv[1]}))
+""",
+    )
+    jobs = [compare.Job(environment(n), module, (n,), 0) for n in "ab"]
+    records = compare.run_together(jobs, timeout=60)
+    assert [one["who"] for one in records] == ["a", "b"]
+    assert (tmp_path / "order").read_text() == "ababab"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("print('pause', flush=True); raise SystemExit(3)", "it printed nothing"),
+        ("print('hello')", "hello"),
+        ("", "it printed nothing"),
+        ("import time; time.sleep(3600)", "took longer than 1 seconds"),
+    ],
+)
+def test_run_together_says_what_went_wrong(
+    text: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _write_module(tmp_path, monkeypatch, text)
+    timeout = 1 if "sleep" in text else 60
+    job = compare.Job(environment("base"), module, (), 0)
+    [one] = compare.run_together([job], timeout=timeout)
+    assert one["error"] == error
+    assert json.loads(json.dumps(one)) == {**one, "key": list(one["key"])}
+
+
+def test_table_has_medians_ratios_and_complaints() -> None:
+    contenders = [environment("base"), environment("fork")]
+    batches = compare.turns(contenders, "module", [["run", "w"]], 3)
+    jobs = list(itertools.chain(*batches))
+    values = {"base": [100, 300, 200], "fork": [50, 52, 1000]}
+    records = [
+        record(
+            job,
+            workload="w",
+            peak_managed=values[job.environment.name][job.repeat],
+            peak_process=1.0,
+            moved=300 if job.environment.name == "fork" else 200,
+            seconds=1.0,
+            result=1.0,
+        )
+        for job in jobs
+    ]
+    records.append(record(jobs[0], error="broken"))
+    limits = {"w": {"peak_managed": 0.5, "moved": 1.15}}
+    text, complaints = compare.table(records, ["base", "fork"], limits)
+    row = [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
+    assert row[:4] == ["w", "200", "52", "0.26"]
+    assert row[4:7] == ["1", "1", ""], "next to nothing has no ratio"
+    assert row[7:10] == ["200", "300", "**1.50**"]
+    assert len(complaints) == 2
+    assert "moved of fork is 300" in complaints[0]
+    assert "failed: broken" in complaints[1]
+
+
+def test_table_sees_different_results() -> None:
+    jobs = [
+        compare.Job(environment(name), "module", ("run", "w"), 0)
+        for name in ("base", "fork")
+    ]
+    records = [
+        record(
+            job,
+            workload="w",
+            **dict.fromkeys(compare.METRICS, 1.0),
+            result=float(number),
+        )
+        for number, job in enumerate(jobs)
+    ]
+    _, complaints = compare.table(records, ["base", "fork"], {})
+    assert complaints == ["w: the results differ: {'base': 0.0, 'fork': 1.0}"]
+
+
+def test_interval() -> None:
+    mean, low, high = compare.interval([0.9, 1 / 0.9] * 10)
+    assert mean == pytest.approx(1)
+    assert low == pytest.approx(1 / high)
+    # scipy.stats.t.ppf(0.975, 19) is 2.0930
+    error = math.log(1 / 0.9) * math.sqrt(20 / 19) / math.sqrt(20)
+    assert math.log(high) == pytest.approx(2.0930 * error, rel=1e-4)
+    # and for 3 degrees of freedom 3.1824
+    _, _, high = compare.interval([0.9, 1 / 0.9] * 2)
+    error = math.log(1 / 0.9) * math.sqrt(4 / 3) / math.sqrt(4)
+    assert math.log(high) == pytest.approx(3.1824 * error, rel=1e-2)
+    with pytest.raises(ValueError, match="at least 4"):
+        compare.interval([1, 1, 1])
+
+
+def test_unknown_contender(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="no contender 'nobody'"):
+        environments.environments(["nobody"], tmp_path)
+
+
+def test_identity_follows_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("distributed/a.py", "continuous_integration/fork/b.py"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("1")
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setattr(environments, "REPOSITORY", tmp_path)
+    before = environments.source_identity()
+    assert environments.source_identity() == before
+    (tmp_path / "distributed" / "a.py").write_text("2")
+    assert environments.source_identity() != before
+
+
+# Cost of the scheduler
+
+
+@pytest.mark.parametrize("marks", [True, False])
+@pytest.mark.parametrize("name", scheduler_cost.GRAPHS)
+def test_cost(name: str, marks: bool) -> None:
+    figures = asyncio.run(
+        scheduler_cost.run(
+            name, tasks=600, groups=20, marks=marks, workers=3, threads=2
+        )
+    )
+    assert figures["tasks"] == pytest.approx(600, rel=0.3)
+    assert figures["groups"] == pytest.approx(20, rel=0.3)
+    assert figures["total"] > 0
+    assert figures["makespan"] > 0
+
+
+def test_simulation_is_deterministic() -> None:
+    def once() -> dict[str, Any]:
+        figures = asyncio.run(
+            scheduler_cost.run(
+                "files", tasks=400, groups=16, marks=True, workers=3, threads=1
+            )
+        )
+        return {k: figures[k] for k in ("tasks", "queued", "transfers", "makespan")}
+
+    assert once() == once()
+
+
+def test_simulation_notices_a_standstill() -> None:
+    graph = scheduler_cost.GRAPHS["files"](100, 4, True)
+    scheduler: Any = SimpleNamespace(queued=[])
+    simulation = scheduler_cost.Simulation(scheduler, graph, lambda: None)
+    with pytest.raises(RuntimeError, match="stands still: 1 of 1"):
+        simulation.run()
+
+
+# Commands
+
+
+def test_list() -> None:
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 0
+    assert "8 Zarr stores, weighted mean" in result.output
+
+
+def test_run_prints_json(tmp_path: Path) -> None:
+    options = ["--workers", "2", "--json", "--folder", str(tmp_path)]
+    result = CliRunner().invoke(main, ["run", "splits", *options])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output.splitlines()[-1])["workload"] == "splits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "no workload nothing: see the command 'list'"),
+        (["compare", "zarr-8", "--contender", "nobody"], "no contender 'nobody'"),
+        (["cost", "--graph", "nothing"], "no graph 'nothing': choose from"),
+        (["cost", "--contender", "base"], "give at least two"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0
+    assert message in result.output.splitlines()[-1]
