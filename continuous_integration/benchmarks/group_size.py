@@ -3,7 +3,7 @@
 A group that is a little larger than the number of threads can be sent out whole, or be
 held back. ``python -m continuous_integration.benchmarks.group_size`` runs groups of
 between one and two loads for each thread both ways, with the fork that is installed, and
-prints medians.
+prints medians: loads that need nothing, and reads through two opened handles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 import dask.array as da
 from dask import delayed
 
-from continuous_integration.benchmarks.measure import measure
+from continuous_integration.benchmarks.measure import Measurement, measure
 from continuous_integration.benchmarks.workloads import CHUNK, Workload, load
 
 if TYPE_CHECKING:
@@ -27,9 +27,17 @@ if TYPE_CHECKING:
 
 def mean_of_loads(client: Client, folder: Path, prepared: None, loads: int) -> Any:
     """Average as many loads along time."""
-    chunks = [
-        da.from_delayed(delayed(load)(number), CHUNK, float) for number in range(loads)
-    ]
+    return _mean([delayed(load)(number) for number in range(loads)])
+
+
+def mean_of_reads(client: Client, folder: Path, prepared: None, loads: int) -> Any:
+    """Average as many reads through two handles along time."""
+    handles = [delayed(str)(number) for number in (-1, -2)]
+    return _mean([delayed(load)(n, handles[2 * n // loads]) for n in range(loads)])
+
+
+def _mean(loads: list[Any]) -> Any:
+    chunks = [da.from_delayed(chunk, CHUNK, float) for chunk in loads]
     return da.concatenate(chunks).mean(axis=0).compute()
 
 
@@ -37,35 +45,42 @@ def mean_of_loads(client: Client, folder: Path, prepared: None, loads: int) -> A
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 def main(repeats: int) -> None:
     """Compare bounds of one and of two tasks for each thread."""
-    row = "{:>9} {:>7} {:>5} {:>12} {:>9}"
+    row = "{:>14} {:>8} {:>5} {:>17} {:>12} {:>9} {:>8}"
     click.echo(
-        row.format("cluster", "threads", "loads", "held back", "") + "   medians"
+        row.format(
+            "workload",
+            "cluster",
+            "loads",
+            "held back above",
+            "managed MB",
+            "moved MB",
+            "s",
+        )
     )
-    click.echo(row.format("", "", "", "above", "managed") + "     moved")
-    for workers, threads in ((2, 8), (4, 4)):
-        total = workers * threads
-        for loads in (total + 2, total * 3 // 2, total * 2):
-            work = Workload("group-size", partial(mean_of_loads, loads=loads))
-            runs: dict[int, list[Any]] = {1: [], 2: []}
-            for _ in range(repeats):
+    for compute in (mean_of_loads, mean_of_reads):
+        for workers, threads in ((2, 8), (4, 4)):
+            total = workers * threads
+            for loads in (total + 2, total * 3 // 2, total * 2):
+                work = Workload("group-size", partial(compute, loads=loads))
+                runs: dict[int, list[Measurement]] = {1: [], 2: []}
+                for _ in range(repeats):
+                    for bound, measured in runs.items():
+                        with mock.patch("distributed.rootish.TASKS_PER_THREAD", bound):
+                            measured.append(
+                                measure(work, Path(), workers=workers, threads=threads)
+                            )
                 for bound, measured in runs.items():
-                    with mock.patch("distributed.rootish.TASKS_PER_THREAD", bound):
-                        measured.append(
-                            measure(work, Path(), workers=workers, threads=threads)
+                    click.echo(
+                        row.format(
+                            compute.__name__,
+                            f"{workers} x {threads}",
+                            loads,
+                            f"{bound} for a thread",
+                            f"{median(m.peak_managed for m in measured):.1f}",
+                            f"{median(m.moved for m in measured):.1f}",
+                            f"{median(m.seconds for m in measured):.2f}",
                         )
-            for bound, measured in runs.items():
-                managed = median(m.peak_managed for m in measured)
-                moved = median(m.moved for m in measured)
-                click.echo(
-                    row.format(
-                        f"{workers} x {threads}",
-                        total,
-                        loads,
-                        f"{bound} a thread",
-                        f"{managed:.1f} MB",
                     )
-                    + f" {moved:6.1f} MB"
-                )
 
 
 if __name__ == "__main__":
