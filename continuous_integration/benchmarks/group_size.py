@@ -1,9 +1,9 @@
-"""From which size on is a group worth holding back? (dask/distributed#7273)
+"""Measure from which size on a group is worth holding back (dask/distributed#7273).
 
 A group that is a little larger than the number of threads can be sent out whole, or be
 held back. ``python -m continuous_integration.benchmarks.group_size`` runs groups of
-between one and two loads for each thread both ways, with the fork that is installed, and
-prints medians: loads that need nothing, and reads through two opened handles.
+between one and two loads for each thread both ways, with the fork that is installed,
+and prints medians: loads that need nothing, and reads through two opened handles.
 """
 
 from __future__ import annotations
