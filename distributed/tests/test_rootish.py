@@ -448,13 +448,13 @@ async def test_few_big_chunks_cut_into_many(
     c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
 ) -> None:
     """The first half of a rechunk: no worker fetches a big chunk to cut it."""
-    big = c.map(lambda i: bytes(4 * MIB), range(3), key=[("big", i) for i in range(3)])
+    big = c.map(lambda i: bytes(8 * MIB), range(3), key=[("big", i) for i in range(3)])
     await wait(big)
     cuts = [delayed(cut)(chunk, i, 16) for chunk in big for i in range(16)]
     seen = await watch(s, "cut")
     assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
     assert seen.computed.total() == 48
-    assert (moved([a, b]) < 4 * MIB) is beside
+    assert (moved([a, b]) < 8 * MIB) is beside
 
 
 @pytest.mark.parametrize(
@@ -509,6 +509,24 @@ async def test_computations_run_beside_their_data(
     await wait(y)
     # Before anything is known of them, a few may go anywhere
     assert moved([a, b]) < (slots(s) + 1) * x.blocks[0, 0].nbytes
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(FOUR_WORKERS)
+async def test_replicas_do_not_spread(
+    c: Any, s: Any, *workers: Any, policy: str
+) -> None:
+    """That most workers hold a chunk is no reason to send it to the last one."""
+    addresses = [w.address for w in workers]
+    chunks = await c.scatter([bytes(900 * KIB)] * 10, hash=False, workers=addresses[:1])
+    await c.replicate(chunks, workers=addresses[:3])
+    before = moved(workers)
+    cuts = [delayed(cut)(chunk, i, 2) for chunk in chunks for i in range(2)]
+    seen = await watch(s, "cut")
+    assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 20
+    assert seen.computed.total() == 20
+    assert addresses[3] not in seen.computed
+    assert moved(workers) - before < 900 * KIB
 
 
 def test_matrix_product() -> None:
@@ -689,8 +707,7 @@ async def test_worker_dies_while_tasks_are_queued(
     await event.clear()
     seen = await watch(s, "load_when")
     result = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
-    await async_poll_for(lambda: seen.peak_sent >= slots(s), timeout=10)
-    assert s.queued
+    await async_poll_for(lambda: s.queued and not s.idle_task_count, timeout=10)
     await b.close(executor_wait=False)
     await async_poll_for(lambda: len(s.workers) == 1, timeout=10)
     await event.set()
@@ -779,6 +796,23 @@ async def test_no_queue(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
     await event.set()
     assert await result == 48
     assert set(seen.computed) == {a.address, b.address}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(far=False, config={"distributed.scheduler.worker-saturation": "inf"})
+async def test_no_queue_for_one_load_each(
+    c: Any, s: Any, a: Any, b: Any, policy: str
+) -> None:
+    """Where nothing is held back, a load goes where its path is."""
+    event = Event()
+    paths = await c.scatter(list(range(40)), hash=False)
+    seen = await watch(s, "load_when")
+    chunks = c.map(load_when, [event] * 40, paths)
+    await async_poll_for(lambda: seen.peak_sent == 40, timeout=10)
+    for chunk, path in zip(chunks, paths):
+        assert s.tasks[chunk.key].processing_on in s.tasks[path.key].who_has
+    await event.set()
+    await wait(chunks)
 
 
 OFF = {
