@@ -23,7 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from continuous_integration.benchmarks.environments import Environment, clean_environ
+from continuous_integration.benchmarks.environments import (
+    Environment,
+    clean_environ,
+    measuring_identity,
+)
 from continuous_integration.benchmarks.measure import REPOSITORY
 
 #: Fields of a measurement that are compared, with their headings and, in their own
@@ -57,12 +61,15 @@ class Job:
     repeat : int
         Which repetition it is; also the seed of the hashes of strings, so that the
         contenders of one repetition have the same.
+    measuring : str
+        Identity of what measures.
     """
 
     environment: Environment
     module: str
     arguments: tuple[str, ...]
     repeat: int
+    measuring: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -71,6 +78,7 @@ class Job:
         return (
             environment.name,
             environment.identity,
+            self.measuring,
             self.module,
             *self.arguments,
             str(self.repeat),
@@ -97,9 +105,10 @@ def turns(
         How often.
     """
     every = [tuple(one) for one in arguments]
+    measuring = measuring_identity()
     return [
         [
-            Job(environment, module, one, repeat)
+            Job(environment, module, one, repeat, measuring)
             for environment in contenders[:: -1 if repeat % 2 else 1]
         ]
         for repeat in range(repeats)
@@ -417,7 +426,7 @@ def table(
             complaints.append(f"{workload}: the results differ: {results}")
     for record in records:
         if "error" in record:
-            what = " ".join(record["key"][3:])
+            what = " ".join(record["key"][4:])
             complaints.append(
                 f"{record['contender']}: {what}: failed: {record['error']}"
             )

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,6 @@ class Environment:
 
 def source_identity() -> str:
     """Return a short hash of all that goes into the fork's wheel."""
-    digest = hashlib.sha256()
     paths = [path for path, _ in our_files(REPOSITORY)]
     paths.append("pyproject.toml")
     folder = REPOSITORY / "continuous_integration" / "fork"
@@ -75,9 +74,20 @@ def source_identity() -> str:
         for path in folder.iterdir()
         if path.suffix in (".py", ".json")
     )
-    for path in paths:
-        digest.update(path.encode() + b"\0")
-        digest.update((REPOSITORY / path).read_bytes() + b"\0")
+    return _hash({path: (REPOSITORY / path).read_bytes() for path in paths})
+
+
+def measuring_identity() -> str:
+    """Return a short hash of what measures: results of another are not comparable."""
+    folder = Path(__file__).parent
+    names = ("measure.py", "scheduler_cost.py", "workloads.py")
+    return _hash({name: (folder / name).read_bytes() for name in names})
+
+
+def _hash(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(name.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()[:12]
 
 
@@ -160,8 +170,8 @@ def release_environment(
             ),
         }
         (folder / _STAMP).write_text(json.dumps(stamp, indent=1))
-    digest = hashlib.sha256(stamp["frozen"].encode()).hexdigest()[:12]
-    return _interpreter(folder), f"{release} {digest}"
+    libraries = _hash({"frozen": stamp["frozen"].encode()})
+    return _interpreter(folder), f"{release} {libraries}"
 
 
 def fork_environment(parent: Path, report: Callable[[str], None]) -> tuple[Path, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -139,7 +140,8 @@ def test_without_marks() -> None:
 
 
 def test_fingerprint_tells_order_and_values() -> None:
-    assert fingerprint([1, 2]) != fingerprint([2, 1])
+    for kind in (list, np.array):
+        assert fingerprint(kind([1, 2])) != fingerprint(kind([2, 1]))
     assert fingerprint({"a": [1, math.nan]}) == fingerprint([[1, 0]])
 
 
