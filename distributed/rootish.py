@@ -157,15 +157,26 @@ class GroupFacts:
         Bytes that a worker can receive in the time that a task takes.
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
+    confirmed
+        Whether a queued task was found to be root-ish by these facts, and its output
+        was known. The others need not be judged again when they leave the queue.
     """
 
-    __slots__ = ("allowed", "allowed_marked", "data", "review_at", "work")
+    __slots__ = (
+        "allowed",
+        "allowed_marked",
+        "confirmed",
+        "data",
+        "review_at",
+        "work",
+    )
 
     data: float
     allowed: float
     allowed_marked: float
     work: float
     review_at: int
+    confirmed: bool
 
     def __init__(self, state: SchedulerState, tg: TaskGroup):
         prefix = tg.prefix
@@ -182,6 +193,7 @@ class GroupFacts:
         self.allowed_marked = max(self.data, NEGLIGIBLE_BYTES)
         # The first output is news; later ones are when they might change the mean.
         self.review_at = 2 * tg.nbytes_total or 1
+        self.confirmed = False
 
 
 def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) -> bool:
@@ -275,7 +287,17 @@ class Producers(RootishPolicy):
 
     name = "producers"
 
-    __slots__ = ()
+    __slots__ = ("_raised",)
+
+    #: Whether the user raised the settings that bound the count of dependencies
+    _raised: bool
+
+    def __init__(self, state: SchedulerState):
+        super().__init__(state)
+        self._raised = (
+            max(state.rootish_tg_threshold, state.rootish_tg_dependencies_threshold)
+            > DEFAULT_COUNT
+        )
 
     def verdict(self, ts: TaskState) -> Verdict:
         if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
@@ -289,14 +311,17 @@ class Producers(RootishPolicy):
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
         # A queued task stays where it is when the cluster grows, unless by its price
-        if not (marked or ts.state == "queued" or larger_than_cluster(state, tg)):
+        queued = ts.state == "queued"
+        if not (marked or queued or larger_than_cluster(state, tg)):
             return FEW
         if not ts.dependencies:
             return MARKED if marked else ROOT
         if ts.waiting_on and not marked:
             return WAITING
         verdict = self._weigh(ts, tg, marked)
-        if not verdict.rootish and self._asked_for(tg):
+        if queued and verdict.rootish and tg.nbytes_total and tg.rootish_facts:
+            tg.rootish_facts.confirmed = True
+        if self._raised and not verdict.rootish and self._asked_for(tg):
             return COUNTED
         return verdict
 
@@ -308,8 +333,7 @@ class Producers(RootishPolicy):
         that holds the chunk has more than its share of the work.
         """
         if (
-            len(ts.dependencies) < 2
-            or ts.actor
+            ts.actor
             or ts.resource_restrictions
             or ts.worker_restrictions
             or ts.host_restrictions
@@ -338,7 +362,9 @@ class Producers(RootishPolicy):
             facts = tg.rootish_facts = GroupFacts(state, tg)
 
         # A single worker has nothing to copy, but the cluster may grow
-        nworkers = max(len(state.workers), 2)
+        nworkers = len(state.workers)
+        if nworkers < 2:
+            nworkers = 2
         allowed = facts.allowed_marked if marked else facts.allowed
         price = 0.0
         # Inputs of the task, each shared out among its users
@@ -350,7 +376,7 @@ class Producers(RootishPolicy):
             # count, lest a group that is not held back drift into being so.
             who_has = dts.who_has
             if not who_has or len(who_has) < nworkers:
-                nbytes = (dts.get_nbytes() + MESSAGE_BYTES) * (nworkers - 1)
+                nbytes = (dts.nbytes + MESSAGE_BYTES) * (nworkers - 1)
                 price += nbytes / (users if users > nworkers else nworkers)
                 if price > allowed and inputs * tg._size >= nworkers:
                     return DEAR
@@ -383,21 +409,14 @@ class Producers(RootishPolicy):
         )
 
     def _asked_for(self, tg: TaskGroup) -> bool:
-        """Whether the user raised the settings so far that they take in this group.
+        """Whether the settings take in this group only because the user raised them.
 
         What the defaults take in is decided by bytes, which know better. Beyond them,
         the settings are a demand of the user: the published way around #8969 is to
         raise them to the number of files.
         """
         state = self.state
-        return (
-            (
-                state.rootish_tg_threshold > DEFAULT_COUNT
-                or state.rootish_tg_dependencies_threshold > DEFAULT_COUNT
-            )
-            and within_count(state, tg)
-            and not within_count(state, tg, DEFAULT_COUNT)
-        )
+        return within_count(state, tg) and not within_count(state, tg, DEFAULT_COUNT)
 
 
 class Marked(RootishPolicy):

@@ -41,8 +41,10 @@ class SchedulerState:
         that turned out to be little, it goes where its inputs are.
         """
         ts = self.tasks[key]
+        facts = ts.group.rootish_facts
         if (
-            ts.dependencies
+            facts
+            and not facts.confirmed
             and not self.is_rootish(ts)
             and (ws := self.decide_worker_non_rootish(ts))
         ):
@@ -59,6 +61,6 @@ class SchedulerState:
             The worker on which the task is expected to start soonest, or None if there
             is no worker for it.
         """
-        if workers := self.rootish_policy.beside(ts):
+        if len(ts.dependencies) > 1 and (workers := self.rootish_policy.beside(ts)):
             return min(workers, key=partial(self.worker_objective, ts))
         return self._decide_worker_non_rootish_any(ts)
