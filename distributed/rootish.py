@@ -311,16 +311,13 @@ class Producers(RootishPolicy):
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
         # A queued task stays where it is when the cluster grows, unless by its price
-        queued = ts.state == "queued"
-        if not (marked or queued or larger_than_cluster(state, tg)):
+        if not (marked or ts.state == "queued" or larger_than_cluster(state, tg)):
             return FEW
         if not ts.dependencies:
             return MARKED if marked else ROOT
         if ts.waiting_on and not marked:
             return WAITING
         verdict = self._weigh(ts, tg, marked)
-        if queued and verdict.rootish and tg.nbytes_total and tg.rootish_facts:
-            tg.rootish_facts.confirmed = True
         if self._raised and not verdict.rootish and self._asked_for(tg):
             return COUNTED
         return verdict
@@ -388,6 +385,9 @@ class Producers(RootishPolicy):
                 return THROTTLED
             return UNTHROTTLED
         if price <= allowed:
+            # What is everywhere already says nothing about the others
+            if price and ts.state == "queued" and tg.nbytes_total:
+                facts.confirmed = True
             return PRODUCER
         # A group with fewer inputs than there are workers would leave some idle. Time
         # that copying takes on the workers that hold them, and time that it saves:

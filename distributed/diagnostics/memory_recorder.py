@@ -26,6 +26,7 @@ class MemoryRecorder(SchedulerPlugin):
     Register it on the scheduler before the computation and read it afterwards::
 
         recorder = MemoryRecorder(prefixes=["load"])
+        await recorder.start(scheduler)
         scheduler.add_plugin(recorder)
 
     Parameters
