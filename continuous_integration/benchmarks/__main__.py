@@ -190,9 +190,14 @@ def _execute(
             )
             progress.advance(bar)
 
-        return comparing.execute(
-            batches, path, timeout=timeout, started=started, finished=finished
-        )
+        try:
+            return comparing.execute(
+                batches, path, timeout=timeout, started=started, finished=finished
+            )
+        except KeyboardInterrupt:
+            raise click.ClickException(
+                "interrupted; the same command goes on from here"
+            ) from None
 
 
 def _identities(contenders: Sequence[Environment]) -> str:

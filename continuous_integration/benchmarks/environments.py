@@ -111,8 +111,8 @@ def _run(*command: str | Path) -> str:
         check=False,
     )
     if result.returncode:
-        tail = "\n".join(result.stdout.strip().splitlines()[-15:])
-        raise Unavailable(f"{' '.join(map(str, command))} failed:\n{tail}")
+        last = (result.stdout.strip().splitlines() or ["without a word"])[-1]
+        raise Unavailable(f"`{' '.join(map(str, command))}` failed: {last}")
     return result.stdout
 
 

@@ -411,7 +411,7 @@ def bias(client: Client, folder: Path, prepared: None) -> Any:
     memory before the first is compared, and the read of the model is fused with that.
     """
     model, observed = _one_zarr(folder, 0), _one_zarr(folder, 1)
-    anomaly = observed.map_blocks(process, dtype="float64")
+    anomaly = da.map_blocks(process, observed, dtype="float64")
     return abs(model - (anomaly - anomaly.mean())).mean().compute()
 
 

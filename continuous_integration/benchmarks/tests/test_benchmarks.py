@@ -321,6 +321,13 @@ def test_unknown_contender(tmp_path: Path) -> None:
         environments.environments(["nobody"], tmp_path)
 
 
+def test_failed_install_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"-c print.* failed: sorry$"):
+        environments._run(
+            sys.executable, "-c", "print('no\\nsorry'); raise SystemExit(1)"
+        )
+
+
 def test_identity_follows_the_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
