@@ -16,5 +16,3 @@ html_static_path: list[str] = []
 nitpicky = False
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
-# The theme's search box and analytics belong to the base's documentation
-html_theme_options = {"logo_only": False}
