@@ -390,9 +390,11 @@ class Producers(RootishPolicy):
                 facts.confirmed = True
             return PRODUCER
         # A group with fewer inputs than there are workers would leave some idle. Time
-        # that copying takes on the workers that hold them, and time that it saves:
+        # that copying takes, and time that it saves. Copies leave one after the other
+        # and each sets one more worker to work, so that on average a worker waits for
+        # half of them:
         idle = 1 - inputs * len(tg) / nworkers
-        if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
+        if state.rootish_tg_threshold > 0 and price / 2 <= facts.work * idle:
             return WORK
         return DEAR
 

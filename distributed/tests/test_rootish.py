@@ -221,6 +221,8 @@ async def test_one_read_per_handle(c: Any, s: Any, a: Any, b: Any, policy: str) 
     assert await c.compute(reads_through(handles, 1)) == 40
     assert_chunks(seen, s, 40)
     assert set(seen.computed) == {a.address, b.address}
+    if policy == "producers":
+        assert seen.reasons == {"throttled"}
     # Nothing but the counts that are summed up in the end
     assert moved([a, b]) < 40 * KIB
     assert not any(
@@ -286,6 +288,25 @@ async def test_scattered_numbers_with_one_task_each(
     await wait(results)
     assert seen.computed.total() == 100
     assert moved([a, b]) == 0
+
+
+@policy_cluster()
+async def test_small_results_of_small_inputs(c: Any, s: Any, a: Any, b: Any) -> None:
+    """However small an input is, to send it costs more than a number is worth."""
+    names = await c.scatter([str(i) for i in range(25)], hash=False)
+    # So much is known from the start that they make next to nothing, and quickly
+    s._get_prefix_duration = lambda prefix: 0.001
+    await c.submit(int, key=("length", -1))
+    seen = await watch(s, "length")
+    lengths = [
+        c.submit(len, name, key=("length", 4 * i + j))
+        for i, name in enumerate(names)
+        for j in range(4)
+    ]
+    await wait(lengths)
+    assert seen.computed.total() == 100
+    assert not seen.queued
+    assert "dear" in seen.reasons
 
 
 @pytest.mark.parametrize(
@@ -583,6 +604,26 @@ async def test_scattered_object_under_many_tasks(c: Any, s: Any, *workers: Any) 
 
 
 @policy_cluster(FOUR_WORKERS)
+async def test_copies_of_scattered_object_leave_one_by_one(
+    c: Any, s: Any, *workers: Any
+) -> None:
+    """A worker waits for half of them on average, since the others work meanwhile."""
+    s._get_prefix_duration = lambda prefix: 0.01
+    s.bandwidth = 100 * MIB
+    await c.submit(int, key=("measure", -1))
+    x = await c.scatter(bytes(16 * MIB), workers=[workers[0].address])
+    seen = await watch(s, "measure")
+    futures = []
+    # Half of three copies takes as long as three quarters of 32 tasks
+    for n, worth in ((30, False), (40, True)):
+        while len(futures) < n:
+            i = len(futures)
+            futures.append(c.submit(lambda x, i: i, x, i, key=("measure", i)))
+        await wait(futures)
+        assert ("work" in seen.reasons) is worth, n
+
+
+@policy_cluster(FOUR_WORKERS)
 async def test_scattered_object_under_quick_tasks(
     c: Any, s: Any, *workers: Any
 ) -> None:
@@ -841,12 +882,16 @@ async def test_no_queue_for_one_load_each(
 ) -> None:
     """Where nothing is held back, a load goes where its path is."""
     event = Event()
-    paths = await c.scatter(list(range(40)), hash=False)
+    ours = await c.scatter(list(range(20)), workers=[a.address])
+    theirs = await c.scatter(list(range(20, 40)), workers=[b.address])
+    # In turn, so that sending some in a row to one worker goes wrong
+    paths = [path for pair in zip(ours, theirs) for path in pair]
     seen = await watch(s, "load_when")
     chunks = c.map(load_when, [event] * 40, paths)
     await async_poll_for(lambda: seen.peak_sent == 40, timeout=10)
     for chunk, path in zip(chunks, paths):
         assert s.tasks[chunk.key].processing_on in s.tasks[path.key].who_has
+    assert seen.reasons == {"throttled" if policy == "producers" else "not-counted"}
     await event.set()
     await wait(chunks)
 
