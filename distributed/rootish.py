@@ -61,6 +61,10 @@ DATA_PRICE = 0.25
 #: Output assumed for a task as long as none of its group has finished, in bytes.
 UNKNOWN_OUTPUT = 2**20
 
+#: As long as that is assumed, and there are more inputs per task than this, tasks are
+#: rather taken for consumers: their price must be negligible.
+INPUTS_PER_UNKNOWN_TASK = 0.25
+
 #: What it costs to copy an input, however small, in bytes.
 MESSAGE_BYTES = 2**14
 
@@ -155,6 +159,8 @@ class GroupFacts:
         The same for a task that is marked as a data producer.
     work
         Bytes that a worker can receive in the time that a task takes.
+    guessed
+        Whether nothing is known of the output, neither of the group nor of its prefix.
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
     confirmed
@@ -167,6 +173,7 @@ class GroupFacts:
         "allowed_marked",
         "confirmed",
         "data",
+        "guessed",
         "review_at",
         "work",
     )
@@ -175,6 +182,7 @@ class GroupFacts:
     allowed: float
     allowed_marked: float
     work: float
+    guessed: bool
     review_at: int
     confirmed: bool
 
@@ -182,6 +190,7 @@ class GroupFacts:
         prefix = tg.prefix
         collection = tg if tg.nbytes_total else prefix
         finished = sum(collection._types.values())
+        self.guessed = not finished
         output = collection.nbytes_total / finished if finished else UNKNOWN_OUTPUT
         duration = state._get_prefix_duration(prefix)
         if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
@@ -355,7 +364,11 @@ class Producers(RootishPolicy):
         """Weigh the price of the inputs of ``ts`` against what copying them buys."""
         state = self.state
         facts = tg.rootish_facts
-        if facts is None or tg.nbytes_total >= facts.review_at:
+        if (
+            facts is None
+            or tg.nbytes_total >= facts.review_at
+            or (facts.guessed and tg.prefix.nbytes_total)
+        ):
             facts = tg.rootish_facts = GroupFacts(state, tg)
 
         # A single worker has nothing to copy, but the cluster may grow
@@ -384,17 +397,24 @@ class Producers(RootishPolicy):
             if ts.state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
             return UNTHROTTLED
+        if (
+            facts.guessed
+            and not marked
+            and inputs > INPUTS_PER_UNKNOWN_TASK
+            and price > NEGLIGIBLE_BYTES
+        ):
+            return DEAR
         if price <= allowed:
             # What is everywhere already says nothing about the others
             if price and ts.state == "queued" and tg.nbytes_total:
                 facts.confirmed = True
             return PRODUCER
         # A group with fewer inputs than there are workers would leave some idle. Time
-        # that copying takes, and time that it saves. Copies leave one after the other
-        # and each sets one more worker to work, so that on average a worker waits for
-        # half of them:
+        # that copying takes on the workers that hold them, and time that it saves. (A
+        # worker waits for half of the copies on average. The other half is for the
+        # memory that they take.)
         idle = 1 - inputs * len(tg) / nworkers
-        if state.rootish_tg_threshold > 0 and price / 2 <= facts.work * idle:
+        if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
             return WORK
         return DEAR
 

@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask import delayed
-from dask._task_spec import Task, TaskRef
+from dask._task_spec import List, Task, TaskRef
 from dask.utils import key_split
 
 from distributed import Event, Scheduler, Worker, rootish, wait
@@ -288,6 +288,36 @@ async def test_scattered_numbers_with_one_task_each(
     await wait(results)
     assert seen.computed.total() == 100
     assert moved([a, b]) == 0
+
+
+@policy_cluster()
+async def test_two_results_of_each_chunk(c: Any, s: Any, a: Any, b: Any) -> None:
+    """What consumes is not held back, even if nothing is known of its output yet."""
+    chunks = [delayed(load)(i) for i in range(40)]
+    # One is done with all chunks before the other begins
+    results = [total([delayed(f)(x) for x in chunks]) for f in (consume, len)]
+    seen = await watch(s, "load")
+    consumers = await watch(s, "consume", "len")
+    await c.compute(total(results))
+    assert_chunks(seen, s, 40)
+    assert not consumers.queued
+
+
+@policy_cluster()
+async def test_two_groups_of_one_name(c: Any, s: Any, a: Any, b: Any) -> None:
+    """What one group shows of its output holds for one that has not begun."""
+    n = 60
+    dsk: dict[Any, Any] = {}
+    for group in (f"consume-{0:032x}", f"consume-{1:032x}"):
+        for i in range(n):
+            dsk["load", i] = Task(("load", i), bytes, 2**14)
+            dsk[group, i] = Task((group, i), consume, TaskRef(("load", i)))
+        parts = [TaskRef((group, i)) for i in range(n)]
+        dsk["sum", group] = Task(("sum", group), len, List(*parts))
+    seen = await watch(s, "load")
+    await wait(c.get(dsk, [key for key in dsk if key[0] == "sum"], sync=False))
+    # Those that came with the first chunks may have to wait
+    assert_chunks(seen, s, n, more=slots(s))
 
 
 @policy_cluster()
@@ -601,26 +631,6 @@ async def test_scattered_object_under_many_tasks(c: Any, s: Any, *workers: Any) 
     assert sum(await c.gather(futures)) == sum(range(n))
     assert len(seen.computed) == 4
     assert min(seen.computed.values()) > n / 16
-
-
-@policy_cluster(FOUR_WORKERS)
-async def test_copies_of_scattered_object_leave_one_by_one(
-    c: Any, s: Any, *workers: Any
-) -> None:
-    """A worker waits for half of them on average, since the others work meanwhile."""
-    s._get_prefix_duration = lambda prefix: 0.01
-    s.bandwidth = 100 * MIB
-    await c.submit(int, key=("measure", -1))
-    x = await c.scatter(bytes(16 * MIB), workers=[workers[0].address])
-    seen = await watch(s, "measure")
-    futures = []
-    # Half of three copies takes as long as three quarters of 32 tasks
-    for n, worth in ((30, False), (40, True)):
-        while len(futures) < n:
-            i = len(futures)
-            futures.append(c.submit(lambda x, i: i, x, i, key=("measure", i)))
-        await wait(futures)
-        assert ("work" in seen.reasons) is worth, n
 
 
 @policy_cluster(FOUR_WORKERS)
