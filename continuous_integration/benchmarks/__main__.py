@@ -12,8 +12,18 @@ from typing import Any
 import click
 
 from continuous_integration.benchmarks import compare as comparing
+
+# Registers its workloads
+from continuous_integration.benchmarks import computations  # noqa: F401
 from continuous_integration.benchmarks.environments import Environment, environments
-from continuous_integration.benchmarks.measure import POLICIES, REPOSITORY, measure
+from continuous_integration.benchmarks.measure import (
+    POLICIES,
+    REPOSITORY,
+    measure,
+    thin,
+)
+from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
+from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
 from continuous_integration.fork import ForkError
 
@@ -126,6 +136,7 @@ def run(
         )
     for name in names or WORKLOADS:
         for _ in range(repeats):
+            history: list[tuple[float, float]] = []
             try:
                 m = measure(
                     WORKLOADS[name],
@@ -135,6 +146,7 @@ def run(
                     processes=processes,
                     policy=policy,
                     marks=not no_marks,
+                    history=history,
                 )
             except Unavailable as error:
                 if names:
@@ -142,7 +154,7 @@ def run(
                 click.echo(f"skipped: {error}", err=True)
                 break
             if as_json:
-                click.echo(json.dumps(m.as_dict()))
+                click.echo(json.dumps({**m.as_dict(), "history": thin(history)}))
             else:
                 click.echo(
                     f"{name:20} {m.peak_managed:9.1f} {m.peak_process:9.1f} "
@@ -216,8 +228,8 @@ def _report(message: str) -> None:
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     default=BUILD / "compare.md",
-    help="The table; what was measured is kept beside it with the ending .jsonl.  "
-    "[default: build/benchmarks/compare.md]",
+    help="The table; beside it go what was measured (.jsonl), the medians (.json) and "
+    "plots.  [default: build/benchmarks/compare.md]",
 )
 @click.option(
     "--check", is_flag=True, help="Fail if a median is beyond the workload's limit."
@@ -296,10 +308,24 @@ def compare(
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
+    found = comparing.medians(records, comparing.METRICS)
+    output.with_suffix(".json").write_text(
+        json.dumps({"machine": comparing.machine(), "medians": found}, indent=1),
+        encoding="utf-8",
+    )
+    everyone = [contender.name for contender in contenders]
+    if found and len(everyone) > 1:
+        plot_ratios(records, everyone, output.with_name(f"{output.stem}-ratios.png"))
+        plot_histories(
+            records,
+            everyone,
+            comparing.telling(found),
+            output.with_name(f"{output.stem}-memory.png"),
+        )
     click.echo(text)
     for complaint in complaints:
         click.echo(complaint, err=True)
-    click.echo(f"written to {output}", err=True)
+    click.echo(f"written to {output}, with plots and JSON beside it", err=True)
     if check and complaints:
         raise click.ClickException(f"{len(complaints)} complaints")
 
@@ -329,6 +355,65 @@ def write(names: tuple[str, ...], folder: Path) -> None:
         WORKLOADS[name].check()
         WORKLOADS[name].write(folder)
     click.echo(json.dumps({"folder": str(folder)}))
+
+
+def _check_readers(
+    ctx: click.Context, param: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in READERS]
+    if unknown:
+        raise click.BadParameter(
+            f"no reader {', '.join(unknown)}: choose from {', '.join(READERS)}"
+        )
+    return names
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", callback=_check_readers)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=BUILD / "data",
+    help="Where their files are, or are written.  [default: build/benchmarks/data]",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=BUILD / "readers.csv",
+    help="The table.  [default: build/benchmarks/readers.csv]",
+)
+def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
+    """Show how each library's reads are judged, with the fork of this Python.
+
+    Without names all of them, under each policy, with marks and with marks stripped.
+    """
+    import csv
+
+    from rich.progress import track
+
+    from continuous_integration.benchmarks.matrix import HEAD, observe, row
+
+    jobs = [
+        (READERS[name], marks) for name in names or READERS for marks in (True, False)
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEAD)
+        for reader, marks in track(jobs, "", transient=True):
+            try:
+                seen = [
+                    observe(reader, folder, policy, marks)
+                    for policy in ("heuristic", "marked", "producers")
+                ]
+            except Unavailable as error:
+                if names:
+                    raise
+                click.echo(f"skipped: {error}", err=True)
+                continue
+            writer.writerow(row(seen))
+            click.echo(" | ".join(row(seen)))
+    click.echo(f"written to {output}", err=True)
 
 
 @main.command()

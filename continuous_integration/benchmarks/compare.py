@@ -353,6 +353,26 @@ def medians(
     }
 
 
+def telling(
+    found: dict[str, dict[str, dict[str, float]]], number: int = 6
+) -> list[str]:
+    """Return the workloads whose peaks of managed memory differ most.
+
+    Parameters
+    ----------
+    found
+        What :func:`medians` returned.
+    number
+        How many at most.
+    """
+
+    def spread(name: str) -> float:
+        peaks = [one["peak_managed"] for one in found[name].values()]
+        return max(peaks) / max(min(peaks), 1)
+
+    return sorted(found, key=spread, reverse=True)[:number]
+
+
 # Reports
 
 
@@ -372,7 +392,8 @@ def table(
     contenders
         Names; the ratios are those to the first.
     limits
-        Workload -> metric -> largest ratio to the first that the others may have.
+        Workload -> metric -> largest ratio to the first that the others may have,
+        beyond that of ``again``.
 
     Returns
     -------
@@ -405,6 +426,10 @@ def table(
                 value = one[metric]
                 quotient = ratio(value, reference[metric], slack)
                 limit = limits.get(workload, {}).get(metric)
+                if limit is not None and "again" in by_contender:
+                    # Nobody is asked to be steadier than the base itself
+                    noise = by_contender["again"][metric] / (reference[metric] or 1)
+                    limit *= max(noise, 1 / noise) if noise > 0 else 1
                 beyond = (
                     limit is not None
                     and name != "again"

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +123,23 @@ def fingerprint(result: Any) -> float:
     values = np.asarray(result, dtype=float).ravel()
     weights = 1 + np.arange(values.size) % 7
     return float(np.sum(np.where(np.isfinite(values), values, 0) * weights))
+
+
+def thin(
+    history: Sequence[tuple[float, float]], points: int = 200
+) -> list[tuple[float, float]]:
+    """Return at most ``points`` of a history, the largest value of each stretch.
+
+    Parameters
+    ----------
+    history
+        Pairs (seconds, managed MB), in order.
+    points
+        How many to keep at most.
+    """
+    step = -(-len(history) // points) or 1
+    stretches = (history[n : n + step] for n in range(0, len(history), step))
+    return [max(stretch, key=lambda pair: pair[1]) for stretch in stretches]
 
 
 def policy_setting(policy: str, version: str) -> dict[str, str]:
