@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -228,8 +229,8 @@ def _report(message: str) -> None:
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     default=BUILD / "compare.md",
-    help="The table; beside it go what was measured (.jsonl), the medians (.json) and "
-    "plots.  [default: build/benchmarks/compare.md]",
+    help="The table; beside it go what was measured (.jsonl), the medians (.json, "
+    ".csv) and plots.  [default: build/benchmarks/compare.md]",
 )
 @click.option(
     "--check", is_flag=True, help="Fail if a median is beyond the workload's limit."
@@ -314,6 +315,10 @@ def compare(
         encoding="utf-8",
     )
     everyone = [contender.name for contender in contenders]
+    with output.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            comparing.summary(found, everyone)
+        )
     if found and len(everyone) > 1:
         plot_ratios(records, everyone, output.with_name(f"{output.stem}-ratios.png"))
         plot_histories(
@@ -387,8 +392,6 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
 
     Without names all of them, under each policy, with marks and with marks stripped.
     """
-    import csv
-
     from rich.progress import track
 
     from continuous_integration.benchmarks.matrix import HEAD, observe, row
@@ -398,7 +401,7 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
     ]
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEAD)
         for reader, marks in track(jobs, "", transient=True):
             try:

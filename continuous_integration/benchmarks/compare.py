@@ -458,6 +458,39 @@ def table(
     return "\n".join(lines), complaints
 
 
+def summary(
+    found: dict[str, dict[str, dict[str, float]]], contenders: Sequence[str]
+) -> list[list[str]]:
+    """Return a small table: under each metric the medians, and the ratio of the last.
+
+    Parameters
+    ----------
+    found
+        What :func:`medians` returned.
+    contenders
+        Names, in the order of the medians; the ratio is that of the last to the first.
+
+    Returns
+    -------
+    list of list of str
+        A row of headings, and one for each workload that all of them have run.
+    """
+    rows = [["workload", *(heading for heading, _ in METRICS.values())]]
+    for workload, by_contender in found.items():
+        if not all(name in by_contender for name in contenders):
+            continue
+        row = [workload]
+        for metric, (_, slack) in METRICS.items():
+            values = [by_contender[name][metric] for name in contenders]
+            quotient = ratio(values[-1], values[0], slack)
+            row.append(
+                " → ".join(map(_number, values))
+                + ("" if quotient is None else f" ({quotient:.2f})")
+            )
+        rows.append(row)
+    return rows
+
+
 def machine() -> str:
     """Return one line that says on what and when this runs."""
     return (

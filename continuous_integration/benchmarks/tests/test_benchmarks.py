@@ -22,6 +22,7 @@ from continuous_integration.benchmarks.measure import (
     fingerprint,
     load_recorder,
     measure,
+    thin,
     without_marks,
 )
 from continuous_integration.benchmarks.workloads import (
@@ -281,6 +282,82 @@ def test_table_has_medians_ratios_and_complaints() -> None:
     assert len(complaints) == 2
     assert "moved of fork is 300" in complaints[0]
     assert "failed: broken" in complaints[1]
+
+
+def measured(contender: str, repeat: int = 0, **metrics: Any) -> dict[str, Any]:
+    job = compare.Job(environment(contender), "module", ("run", "w"), repeat)
+    fields = {**dict.fromkeys(compare.METRICS, 10.0), "result": 1.0, "workload": "w"}
+    return record(job, **{**fields, **metrics})
+
+
+def test_table_asks_nobody_to_be_steadier_than_the_base() -> None:
+    records = [
+        measured("base", seconds=10.0),
+        measured("again", seconds=11.0),
+        measured("fork", seconds=11.5),
+    ]
+    for limit, ncomplaints in ((1.0, 1), (1.05, 0)):
+        limits = {"w": {"seconds": limit}}
+        _, complaints = compare.table(records, ["base", "again", "fork"], limits)
+        assert len(complaints) == ncomplaints
+    # Whichever of the two was slower
+    records[1]["seconds"] = 100 / 11
+    _, complaints = compare.table(
+        records, ["base", "again", "fork"], {"w": {"seconds": 1.05}}
+    )
+    assert not complaints
+
+
+def test_summary() -> None:
+    found = compare.medians(
+        [
+            measured("base", moved=200.0, peak_managed=0.5),
+            measured("fork", moved=50.0, peak_managed=0.25),
+            # Nobody else has run this one
+            measured("base", workload="lonely"),
+        ],
+        compare.METRICS,
+    )
+    head, row = compare.summary(found, ["base", "fork"])
+    assert head[0] == "workload"
+    assert row == ["w", "0.5 → 0.25", "10 → 10", "200 → 50 (0.25)", "10 → 10 (1.00)"]
+
+
+def test_telling() -> None:
+    found = {
+        name: {"base": {"peak_managed": 100.0}, "fork": {"peak_managed": peak}}
+        for name, peak in (("same", 100.0), ("less", 10.0), ("more", 500.0))
+    }
+    assert compare.telling(found, 2) == ["less", "more"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 199, 200, 201, 1000])
+def test_thin_keeps_peaks(length: int) -> None:
+    history = [(float(n), float(n % 17)) for n in range(length)]
+    few = thin(history)
+    assert len(few) <= 200
+    assert few == sorted(few)
+    assert set(few) <= set(history)
+    assert max((y for _, y in few), default=0) == max(
+        (y for _, y in history), default=0
+    )
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
+
+    records = [
+        measured(name, repeat, history=[(0.0, 1.0), (1.0, 2.0 + repeat)])
+        for name in ("base", "fork")
+        for repeat in range(3)
+    ]
+    records.append(measured("base", workload="lonely"))
+    for path in (tmp_path / "ratios.png", tmp_path / "again" / "ratios.png"):
+        plot_ratios(records, ["base", "fork"], path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    plot_histories(records, ["base", "fork"], ["w", "lonely"], tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_table_sees_different_results() -> None:
