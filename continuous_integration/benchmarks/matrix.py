@@ -44,7 +44,7 @@ WORKERS = 2
 THREADS = 2
 
 
-class Reads(Watch):
+class Reads(Watch):  # type: ignore[misc]
     """Watch the tasks of all prefixes whose names match a regular expression."""
 
     def __init__(self, pattern: str):
@@ -61,7 +61,7 @@ class Reads(Watch):
 
 
 #: Columns of :func:`row`.
-HEAD = ("reader", "marks", "tasks that read", *POLICIES)
+HEAD = ("reader", "marks", "tasks that read and their groups", *POLICIES)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def row(seen: Sequence[Observation]) -> list[str]:
     return [
         first.reader,
         "with" if first.marks else "without",
-        f"{first.tasks} {' '.join(first.prefixes)} in {first.groups}",
+        f"{first.tasks} {' '.join(first.prefixes)} / {first.groups}",
         *(
             (f"{one.peak_chunks}" if one.bounded else f"**{one.peak_chunks}**")
             + f" {', '.join(one.reasons)}"

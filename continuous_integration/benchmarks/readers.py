@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask
 import dask.array as da
@@ -134,7 +134,7 @@ def _write(
     return paths
 
 
-def _zarr(folder: Path, zarr_format: int) -> list[Path]:
+def _zarr(folder: Path, zarr_format: Literal[2, 3]) -> list[Path]:
     import zarr
 
     def write(path: Path, number: int) -> None:
@@ -493,7 +493,7 @@ def rioxarray_open(client: Client, folder: Path) -> list[Any]:
     import rioxarray
     import xarray
 
-    images = [
+    images: list[Any] = [
         rioxarray.open_rasterio(path, chunks={"x": SIDE, "y": SIDE})
         for path in _geotiffs(folder)
     ]

@@ -80,7 +80,7 @@ def test_row() -> None:
     ]
     cells = row(observations)
     assert len(cells) == len(HEAD)
-    assert cells[2] == "48 t in 6"
+    assert cells[2] == "48 t / 6"
     assert cells[3:] == ["**48** few, root", "**13** few, root", "12 few, root"]
 
 
@@ -91,7 +91,7 @@ def test_command(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = output.read_text().splitlines()
     assert len(lines) == 3
-    assert lines[1].startswith("delayed,with,48 load in 1,")
+    assert lines[1].startswith("delayed,with,48 load / 1,")
     result = CliRunner().invoke(main, ["readers", "nothing"])
     assert result.exit_code == 2
     assert "no reader nothing" in result.output
