@@ -45,7 +45,11 @@ THREADS = 2
 
 
 class Reads(Watch):  # type: ignore[misc]
-    """Watch the tasks of all prefixes whose names match a regular expression."""
+    """Watch the tasks of all prefixes whose names match a regular expression.
+
+    Chunks count as long as a task waits for them. What a client alone has not let go of
+    yet, having submitted one task after the other, is not for the scheduler to bound.
+    """
 
     def __init__(self, pattern: str):
         super().__init__()
@@ -58,6 +62,20 @@ class Reads(Watch):  # type: ignore[misc]
             if self.pattern.fullmatch(name := key_split(key)):
                 self.prefixes |= {name}
                 self.groups.add(key_split_group(key))
+
+    def transition(
+        self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count the chunks."""
+        before = self.peak_chunks
+        super().transition(key, start, finish, *args, **kwargs)
+        if self.peak_chunks > before:
+            needed = sum(
+                ts.state == "memory" and bool(ts.waiters)
+                for ts in self.scheduler.tasks.values()
+                if ts.prefix.name in self.prefixes
+            )
+            self.peak_chunks = max(before, needed)
 
 
 #: Columns of :func:`row`.

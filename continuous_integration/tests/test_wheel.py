@@ -115,7 +115,12 @@ def test_entry_points(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
 
 
 def test_extras(ours: dict[str, bytes]) -> None:
-    assert metadata(ours).get_all("Provides-Extra") == ["demo", "docs", "test"]
+    assert metadata(ours).get_all("Provides-Extra") == [
+        "demo",
+        "docs",
+        "readers",
+        "test",
+    ]
 
 
 def test_description(ours: dict[str, bytes], checkout: Path) -> None:
