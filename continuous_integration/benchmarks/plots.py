@@ -9,6 +9,9 @@ from typing import Any
 
 from continuous_integration.benchmarks.compare import METRICS, Record, medians, ratio
 
+#: Smaller ratios are drawn here: how many times less than next to nothing is no news.
+SMALLEST = 1 / 32
+
 #: Colours that people who see colours differently can tell apart, one per contender.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 
@@ -58,7 +61,7 @@ def plot_ratios(
                 )
             ]
             axis.scatter(
-                [quotient for quotient, _ in points],
+                [max(quotient, SMALLEST) for quotient, _ in points],
                 [row for _, row in points],
                 s=18,
                 color=colour,
