@@ -21,6 +21,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask import delayed
+from dask.utils import SerializableLock
 
 from continuous_integration.benchmarks.workloads import once, require
 
@@ -306,8 +307,9 @@ def square_sum(chunk: np.ndarray) -> float:
 
 
 def _from_array(files: Iterable[Any]) -> list[Any]:
-    # With a lock: HDF5 does not bear several threads
-    arrays = [da.from_array(file["t"], chunks=CHUNK, lock=True) for file in files]
+    # With one lock for all files: HDF5 does not bear several threads
+    lock = SerializableLock()
+    arrays = [da.from_array(file["t"], chunks=CHUNK, lock=lock) for file in files]
     return twice(da.concatenate(arrays))
 
 
