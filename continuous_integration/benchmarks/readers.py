@@ -11,7 +11,6 @@ function here. Libraries are imported where they are needed.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -298,24 +297,6 @@ def count(records: Iterable[Any]) -> int:
     return sum(1 for _ in records)
 
 
-class NetCDFVariable:
-    """A variable of netCDF4 that bears threads, which the library does not."""
-
-    lock = threading.Lock()
-    shape = (STEPS, SIDE, SIDE)
-    ndim = 3
-    dtype = np.dtype("float64")
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        import netCDF4
-
-        with self.lock, netCDF4.Dataset(self.path) as dataset:
-            return np.asarray(dataset["t"][index])
-
-
 def square_sum(chunk: np.ndarray) -> float:
     """Consume a chunk."""
     return float((chunk * chunk).sum())
@@ -347,12 +328,6 @@ def from_h5py(client: Client, folder: Path) -> list[Any]:
     import h5py
 
     return _from_array(h5py.File(path, mode="r")["t"] for path in _netcdf(folder))
-
-
-@reader("from-array-netcdf4", "array", modules=("netCDF4",))
-def from_netcdf4(client: Client, folder: Path) -> list[Any]:
-    """dask.array.from_array on variables of netCDF4, opened where they are read."""
-    return _from_array(NetCDFVariable(path) for path in _netcdf(folder))
 
 
 @reader("from-delayed", "load-from-value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readers")
+
+
+@pytest.fixture(autouse=True)
+def files_closed() -> None:
+    """Close what other tests left open now, not while a thread reads.
+
+    HDF5 does not bear it, and xarray takes no lock when a file is garbage.
+    """
+    gc.collect()
 
 
 def seen(name: str, folder: Path, policy: str, marks: bool = True) -> Observation:

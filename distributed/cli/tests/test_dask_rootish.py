@@ -479,7 +479,14 @@ def test_sources_have_the_chunks_asked_for(source, tmp_path):
 
 
 def test_process_memory():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    # Before it runs it has no memory of its own
+    assert child.stdout is not None
+    child.stdout.readline()
     with rootish_demo.ProcessMemory([os.getpid(), child.pid], interval=0.001) as memory:
         child.communicate(b"\n")
         while len(memory.history) < 10:
