@@ -51,6 +51,8 @@ class Reads(Watch):  # type: ignore[misc]
     yet, having submitted one task after the other, is not for the scheduler to bound.
     """
 
+    peak_chunks: int
+
     def __init__(self, pattern: str):
         super().__init__()
         self.pattern = re.compile(pattern)
