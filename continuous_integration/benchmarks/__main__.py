@@ -394,7 +394,7 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
     """
     from rich.progress import track
 
-    from continuous_integration.benchmarks.matrix import HEAD, observe, row
+    from continuous_integration.benchmarks import matrix
 
     jobs = [
         (READERS[name], marks) for name in names or READERS for marks in (True, False)
@@ -402,20 +402,21 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEAD)
+        writer.writerow(matrix.HEAD)
         for reader, marks in track(jobs, "", transient=True):
             try:
                 seen = [
-                    observe(reader, folder, policy, marks)
-                    for policy in ("heuristic", "marked", "producers")
+                    matrix.observe(reader, folder, policy, marks)
+                    for policy in matrix.POLICIES
                 ]
             except Unavailable as error:
                 if names:
                     raise
                 click.echo(f"skipped: {error}", err=True)
                 continue
-            writer.writerow(row(seen))
-            click.echo(" | ".join(row(seen)))
+            row = matrix.row(seen)
+            writer.writerow(row)
+            click.echo(" | ".join(row))
     click.echo(f"written to {output}", err=True)
 
 

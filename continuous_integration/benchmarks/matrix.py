@@ -23,7 +23,7 @@ from dask.base import is_dask_collection
 from dask.utils import key_split
 
 import distributed
-from continuous_integration.benchmarks.measure import REPOSITORY
+from continuous_integration.benchmarks.measure import REPOSITORY, without_marks
 from continuous_integration.benchmarks.readers import Reader
 from distributed import Client, LocalCluster
 from distributed.utils import key_split_group
@@ -34,7 +34,6 @@ distributed.__path__.append(str(REPOSITORY / "distributed"))
 from distributed.tests.rootish_utils import (  # noqa: E402
     FarWorker,
     Watch,
-    marks_stripped,
     slots,
 )
 
@@ -169,7 +168,7 @@ def observe(
     reads = Reads(reader.reads)
     with (
         dask.config.set(settings),
-        nullcontext() if marks else marks_stripped(),
+        nullcontext() if marks else without_marks(),
         LocalCluster(
             n_workers=WORKERS,
             threads_per_worker=THREADS,
