@@ -48,7 +48,13 @@ import dask
 
 if TYPE_CHECKING:
     # Circular dependencies
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+    from distributed.scheduler import (
+        SchedulerState,
+        TaskGroup,
+        TaskPrefix,
+        TaskState,
+        WorkerState,
+    )
 
 #: A group is larger than the cluster when it has more tasks than this for each thread.
 TASKS_PER_THREAD = 2
@@ -146,6 +152,23 @@ BASE = Verdict(True, "p2p", "It unpacks a P2P shuffle, which spreads it itself."
 NOT_BASE = Verdict(False, "not-p2p", "A P2P shuffle places it.")
 
 
+def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
+    """Return the mean output of the tasks that have finished so far, in bytes.
+
+    Parameters
+    ----------
+    tasks
+        A group, or a prefix.
+
+    Returns
+    -------
+    float or None
+        None as long as no task has finished.
+    """
+    finished = sum(tasks._types.values())
+    return tasks.nbytes_total / finished if finished else None
+
+
 class GroupFacts:
     """What is known of a task group, kept with it and reviewed as it grows.
 
@@ -189,9 +212,9 @@ class GroupFacts:
     def __init__(self, state: SchedulerState, tg: TaskGroup):
         prefix = tg.prefix
         collection = tg if tg.nbytes_total else prefix
-        finished = sum(collection._types.values())
-        self.guessed = not finished
-        output = collection.nbytes_total / finished if finished else UNKNOWN_OUTPUT
+        known = mean_output(collection)
+        self.guessed = known is None
+        output = UNKNOWN_OUTPUT if known is None else known
         duration = state._get_prefix_duration(prefix)
         if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
             duration *= UNKNOWN_DURATION_PART

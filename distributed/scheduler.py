@@ -6,6 +6,7 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
+from distributed.co_assignment import make_queue
 from distributed.rootish import GroupFacts, RootishPolicy, make_policy
 
 
@@ -24,6 +25,7 @@ class SchedulerState:
 
     def __init__(self, **kwargs: Any):
         self.rootish_policy = make_policy(self)
+        self.queued = make_queue(self)
 
     def is_rootish(self, ts: TaskState) -> bool:
         """Whether ``ts`` is held back until a thread is free for it.

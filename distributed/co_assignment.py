@@ -1,0 +1,432 @@
+"""The order in which queued tasks leave the queue: neighbours go to one worker.
+
+A root-ish task waits in the scheduler's queue until a worker has a thread free for it.
+Priority is the order in which the outputs are combined. To give the next task by
+priority to whichever worker is free deals neighbours out to different workers, like
+cards, and most of the data has to cross the network before it can be combined.
+
+This queue deals out *blocks*: stretches of neighbours that are combined with each other
+soon. A worker that is free gets the next task
+
+own
+    of its own block, as long as that has any;
+first, near
+    of the first block that nobody has begun. If the worker does not have the inputs of
+    that, one of the next few whose inputs it has is preferred: a file stays with the
+    worker that has opened it;
+help
+    of another worker's block, if there is no other or that worker is left behind.
+
+Where a block ends can be read from the priorities. `dask.order` goes depth first: what
+comes between a task and a *join*, a task that combines its output with others, is what
+the join waits for. So a task belongs to the block if it comes before the last use of
+the task before it, at the second join. That holds for trees, for fields that are
+combined elementwise, and for stencils, where each chunk is a neighbour of the next.
+
+Memory is bounded by running tasks in the order of their priority, so blocks may not
+lead a worker far away from it: what its tasks make until then must not exceed a few
+times what one of them brings in. Where much is made of each chunk, blocks have one
+task, and the order is that of the base. Between graphs, priority is kept to the task.
+
+See the page "Co-assignment" of the documentation for the evidence.
+"""
+
+from __future__ import annotations
+
+import heapq
+import operator
+import weakref
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import dask
+
+from distributed.collections import HeapSet
+from distributed.rootish import mean_output
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.scheduler import SchedulerState, TaskState, WorkerState
+
+#: What the tasks of a block may make before it is combined, as a multiple of what one
+#: of them brings in.
+BLOCK_OUTPUT = 8
+
+#: Neighbours meet at this join at the latest.
+JOINS = 2
+
+#: Steps from a task to that join, at most.
+STEPS = 8
+
+#: Blocks among which one is preferred whose inputs a worker has, and how often the
+#: first can be passed over.
+LOOK_AHEAD = 16
+
+#: Other workers finish a block when so many blocks for each worker were begun after it.
+PATIENCE = 4
+
+_priority = operator.attrgetter("priority")
+
+
+class Block:
+    """Neighbours in the queue.
+
+    Parameters
+    ----------
+    tasks
+        In the order of their priority.
+
+    Attributes
+    ----------
+    tasks
+        Those that have left the queue are dropped when they come to the front.
+    number
+        How many blocks had been begun when this one was.
+    passed
+        How often a later block was preferred to this one.
+    """
+
+    __slots__ = ("number", "passed", "tasks")
+
+    tasks: deque[TaskState]
+    number: int
+    passed: int
+
+    def __init__(self, tasks: deque[TaskState]):
+        self.tasks = tasks
+        self.number = 0
+        self.passed = 0
+
+
+def graph_of(ts: TaskState) -> tuple[int, ...]:
+    """Return the part of a task's priority that it shares with its graph."""
+    return ts.priority[:2]
+
+
+def last_use(ts: TaskState) -> TaskState | None:
+    """Return the last task to use what is made of the output of ``ts``.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    TaskState or None
+        A task that combines it with others, and is the second that does so, where there
+        are two within reach. None if it is never combined. Inputs that are in memory
+        already, such as an array of weights, do not count.
+    """
+    found = None
+    joins = 0
+    for _ in range(STEPS):
+        dependents = ts.dependents
+        if not dependents:
+            break
+        ts = (
+            max(dependents, key=_priority) if len(dependents) > 1 else _only(dependents)
+        )
+        if ts.waiting_on and len(ts.waiting_on) > 1:
+            found = ts
+            joins += 1
+            if joins == JOINS:
+                break
+    return found
+
+
+def output_until_joined(ts: TaskState) -> float:
+    """Return what is made of the output of ``ts`` before it is combined.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    float
+        As a multiple of that output, at least 1. A task whose output is not known yet
+        counts for 1.
+    """
+    output = mean_output(ts.group) or mean_output(ts.prefix)
+    dependents = ts.dependents
+    for _ in range(STEPS):
+        # Past tasks that only rename or convert
+        if len(dependents) != 1:
+            break
+        dts = _only(dependents)
+        if len(dts.dependencies) > 1 or not dts.dependents:
+            break
+        dependents = dts.dependents
+    made = 0.0
+    for dts in dependents:
+        known = mean_output(dts.group)
+        made += 1 if known is None or not output else known / output
+    return max(made, 1)
+
+
+def _only(tasks: Collection[TaskState]) -> TaskState:
+    return next(iter(tasks))
+
+
+class CoAssigningQueue(HeapSet["TaskState"]):
+    """The tasks in the state ``queued``, in the order in which they are to be run.
+
+    Parameters
+    ----------
+    state
+        Knows which worker is to get the next task. It is read and never changed.
+
+    Attributes
+    ----------
+    chosen
+        How many tasks were chosen for each of the reasons in the docstring of this
+        module.
+
+    Notes
+    -----
+    Tasks of blocks have left the heap, and stay in the set. Costs are O(log n) amortised
+    for each task, as those of the heap, and O(dependents) once for each.
+    """
+
+    __slots__ = ("_begun", "_count", "_graph", "_next", "chosen", "state")
+
+    state: SchedulerState
+    chosen: Counter[str]
+    #: Blocks that nobody has begun, in the order of their priority
+    _next: deque[Block]
+    #: Blocks of workers, in the order in which they were begun; all of one graph
+    _begun: dict[WorkerState, Block]
+    #: The graph of those
+    _graph: tuple[int, ...]
+    #: Number of blocks that were begun
+    _count: int
+
+    def __init__(self, state: SchedulerState):
+        super().__init__(key=_priority)
+        self.state = state
+        self.chosen = Counter()
+        self._next = deque()
+        self._begun = {}
+        self._graph = ()
+        self._count = 0
+
+    def peek(self) -> TaskState:
+        """Return the task that is to run next, without removing it.
+
+        It is meant for the worker that the scheduler would take now.
+
+        Raises
+        ------
+        KeyError
+            If the queue is empty.
+        """
+        if not self._data:
+            raise KeyError("peek into empty set")
+        ws = self.state.decide_worker_rootish_queuing_enabled()
+        if ws is None:
+            return min(self._data, key=_priority)
+        reason, ts = self._choose(ws)
+        self.chosen[reason] += 1
+        return ts
+
+    def add(self, value: TaskState) -> None:
+        if self._next and value not in self._data:
+            last = self._next[-1].tasks
+            if last and value.priority < last[-1].priority:
+                self._return(self._next)
+        super().add(value)
+
+    def pop(self) -> TaskState:
+        self._return_all()
+        return super().pop()
+
+    def peekright(self) -> TaskState:
+        self._return_all()
+        return super().peekright()
+
+    def popright(self) -> TaskState:
+        self._return_all()
+        return super().popright()
+
+    def sorted(self) -> Iterator[TaskState]:
+        self._return_all()
+        return super().sorted()
+
+    def clear(self) -> None:
+        super().clear()
+        self._next.clear()
+        self._begun.clear()
+
+    # Choosing
+
+    def _choose(self, ws: WorkerState) -> tuple[str, TaskState]:
+        """Return the next task for a worker and the reason. There must be one."""
+        begun = self._begun
+        mine = begun.get(ws)
+        own = self._head(mine) if mine else None
+        first = self._head_of_next()
+        if first and begun and graph_of(first) < self._graph:
+            # A graph that is more urgent has come
+            self._return_all()
+            own, first = None, self._head_of_next()
+        if own:
+            return "own", own
+        if mine:
+            begun.pop(ws, None)
+        if help_ := self._someone_to_help(first):
+            return "help", help_
+        assert first
+        reason = "first"
+        n = 0
+        if not _has_inputs(ws, first) and (near := self._near(ws)):
+            reason, n = "near", near
+            self._next[0].passed += 1
+        block = self._next[n]
+        del self._next[n]
+        self._count += 1
+        block.number = self._count
+        self._graph = graph_of(block.tasks[0])
+        begun[ws] = block
+        return reason, block.tasks[0]
+
+    def _someone_to_help(self, first: TaskState | None) -> TaskState | None:
+        """Return a task of another worker's block, if that is what to do now.
+
+        Parameters
+        ----------
+        first
+            First task of the blocks that nobody has begun, if any.
+        """
+        begun = self._begun
+        while begun:
+            other, block = next(iter(begun.items()))
+            ts = self._head(block)
+            if ts is None:
+                del begun[other]
+            elif (
+                first is None
+                or graph_of(first) != self._graph
+                or self._count - block.number > PATIENCE * len(begun)
+                or other not in self.state.running
+            ):
+                return ts
+            else:
+                break
+        return None
+
+    def _near(self, ws: WorkerState) -> int:
+        """Return which of the next blocks has inputs that ``ws`` has; 0 if none."""
+        blocks = self._next
+        if blocks[0].passed >= LOOK_AHEAD:
+            return 0
+        graph = graph_of(blocks[0].tasks[0])
+        for n in range(1, LOOK_AHEAD):
+            if n == len(blocks) and not self._draw():
+                break
+            ts = self._head(blocks[n])
+            if ts is None:
+                continue
+            if graph_of(ts) != graph:
+                break
+            if _has_inputs(ws, ts):
+                return n
+        return 0
+
+    # Blocks
+
+    def _head(self, block: Block) -> TaskState | None:
+        """Return the first task of a block that is still queued."""
+        tasks = block.tasks
+        while tasks:
+            if tasks[0] in self._data:
+                return tasks[0]
+            tasks.popleft()
+        return None
+
+    def _head_of_next(self) -> TaskState | None:
+        """Return the first task that is in nobody's block."""
+        while self._next:
+            if ts := self._head(self._next[0]):
+                return ts
+            self._next.popleft()
+        return self._next[0].tasks[0] if self._draw() else None
+
+    def _draw(self) -> bool:
+        """Make a block of what is on top of the heap; return whether there was any."""
+        ts = self._take()
+        if ts is None:
+            return False
+        graph = graph_of(ts)
+        output = output_until_joined(ts)
+        tasks = deque([ts])
+        while (after := self._take()) is not None:
+            output += output_until_joined(after)
+            use = last_use(tasks[-1])
+            if (
+                output > BLOCK_OUTPUT
+                or graph_of(after) != graph
+                or use is None
+                or use.priority < after.priority
+            ):
+                self._give_back(after)
+                break
+            tasks.append(after)
+        self._next.append(Block(tasks))
+        return True
+
+    def _take(self) -> TaskState | None:
+        """Take a task from the top of the heap that is still queued."""
+        while self._heap:
+            self._sorted = False
+            ts = heapq.heappop(self._heap)[2]()
+            if ts in self._data:
+                return ts
+        return None
+
+    def _give_back(self, ts: TaskState) -> None:
+        heapq.heappush(self._heap, (ts.priority, self._inc, weakref.ref(ts)))
+        self._inc += 1
+        self._sorted = False
+
+    def _return(self, blocks: deque[Block]) -> None:
+        """Give the tasks of blocks back to the heap."""
+        for block in blocks:
+            for ts in block.tasks:
+                if ts in self._data:
+                    self._give_back(ts)
+        blocks.clear()
+
+    def _return_all(self) -> None:
+        self._return(self._next)
+        self._return(deque(self._begun.values()))
+        self._begun.clear()
+
+
+def _has_inputs(ws: WorkerState, ts: TaskState) -> bool:
+    """Whether a worker has all inputs of a task."""
+    return all(ws in (dts.who_has or ()) for dts in ts.dependencies)
+
+
+def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
+    """Make the queue that ``distributed.scheduler.rootish-co-assignment`` asks for.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state, with the queue of the base, which is empty.
+
+    Raises
+    ------
+    ValueError
+        If the setting is neither true nor false.
+    """
+    wanted = dask.config.get("distributed.scheduler.rootish-co-assignment")
+    if not isinstance(wanted, bool):
+        raise ValueError(
+            "`distributed.scheduler.rootish-co-assignment` must be true or false; "
+            f"got {wanted!r}"
+        )
+    return CoAssigningQueue(state) if wanted else state.queued
