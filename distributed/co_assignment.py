@@ -38,7 +38,7 @@ import operator
 import weakref
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 
@@ -99,8 +99,9 @@ class Block:
         self.passed = 0
 
 
-def graph_of(ts: TaskState) -> tuple[int, ...]:
+def graph_of(ts: TaskState) -> tuple[float, ...]:
     """Return the part of a task's priority that it shares with its graph."""
+    assert ts.priority
     return ts.priority[:2]
 
 
@@ -187,8 +188,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     Notes
     -----
-    Tasks of blocks have left the heap, and stay in the set. Costs are O(log n) amortised
-    for each task, as those of the heap, and O(dependents) once for each.
+    Tasks of blocks have left the heap, and stay in the set. Each task costs O(log n)
+    amortised, as in the heap of the base, and O(its dependents) once.
     """
 
     __slots__ = ("_begun", "_count", "_graph", "_next", "chosen", "state")
@@ -200,7 +201,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     #: Blocks of workers, in the order in which they were begun; all of one graph
     _begun: dict[WorkerState, Block]
     #: The graph of those
-    _graph: tuple[int, ...]
+    _graph: tuple[float, ...]
     #: Number of blocks that were begun
     _count: int
 
@@ -235,9 +236,13 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     def add(self, value: TaskState) -> None:
         if self._next and value not in self._data:
             last = self._next[-1].tasks
-            if last and value.priority < last[-1].priority:
+            if last and _priority(value) < _priority(last[-1]):
                 self._return(self._next)
         super().add(value)
+
+    def __reduce__(self) -> Any:
+        self._return_all()
+        return super().__reduce__()
 
     def pop(self) -> TaskState:
         self._return_all()
@@ -369,7 +374,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 output > BLOCK_OUTPUT
                 or graph_of(after) != graph
                 or use is None
-                or use.priority < after.priority
+                or _priority(use) < _priority(after)
             ):
                 self._give_back(after)
                 break
@@ -416,7 +421,8 @@ def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
     Parameters
     ----------
     state
-        The scheduler's state, with the queue of the base, which is empty.
+        The scheduler's state, with its policy, and the queue of the base, which is
+        empty. Policies that are those of the base keep it.
 
     Raises
     ------
@@ -429,4 +435,6 @@ def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
             "`distributed.scheduler.rootish-co-assignment` must be true or false; "
             f"got {wanted!r}"
         )
-    return CoAssigningQueue(state) if wanted else state.queued
+    if wanted and state.rootish_policy.co_assigns:
+        return CoAssigningQueue(state)
+    return state.queued

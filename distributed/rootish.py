@@ -278,6 +278,9 @@ class RootishPolicy(ABC):
 
     #: Value of ``distributed.scheduler.rootish-policy``
     name: ClassVar[str]
+    #: Whether the queue may leave the order of the base
+    #: (see ``distributed.scheduler.rootish-co-assignment``)
+    co_assigns: ClassVar[bool] = False
 
     __slots__ = ("state",)
 
@@ -318,6 +321,7 @@ class Producers(RootishPolicy):
     """
 
     name = "producers"
+    co_assigns = True
 
     __slots__ = ("_raised",)
 
