@@ -286,7 +286,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         assert first
         reason = "first"
         n = 0
-        if not _has_inputs(ws, first) and (near := self._near(ws)):
+        if not _has_inputs(ws, self._next[0]) and (near := self._near(ws)):
             reason, n = "near", near
             self._next[0].passed += 1
         block = self._next[n]
@@ -336,7 +336,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 continue
             if graph_of(ts) != graph:
                 break
-            if _has_inputs(ws, ts):
+            if _has_inputs(ws, blocks[n]):
                 return n
         return 0
 
@@ -410,9 +410,11 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._begun.clear()
 
 
-def _has_inputs(ws: WorkerState, ts: TaskState) -> bool:
-    """Whether a worker has all inputs of a task."""
-    return all(ws in (dts.who_has or ()) for dts in ts.dependencies)
+def _has_inputs(ws: WorkerState, block: Block) -> bool:
+    """Whether a worker has all inputs of the tasks of a block."""
+    return all(
+        ws in (dts.who_has or ()) for ts in block.tasks for dts in ts.dependencies
+    )
 
 
 def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
