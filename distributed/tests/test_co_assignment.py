@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from random import Random
 from types import SimpleNamespace
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 from dask import delayed
 from dask._task_spec import List, Task, TaskRef
-from dask.order import order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -478,23 +478,34 @@ async def test_slow_worker_is_helped(c: Any, s: Any, a: Any, b: Any) -> None:
     assert await total == 16 * CHUNK_NBYTES
 
 
+class Started:
+    """How many loads have begun, on any worker of this process."""
+
+    number = itertools.count()
+
+
+def load_some(event: Event, *args: object) -> bytes:
+    """Load, but wait for the event from the seventeenth load on."""
+    if next(Started.number) >= 16:
+        event.wait()
+    return bytes(CHUNK_NBYTES)
+
+
 @policy_cluster(far=False)
-async def test_worker_leaves_with_a_block(c: Any, s: Any, a: Any, b: Any) -> None:
+async def test_worker_leaves_with_a_block(
+    c: Any, s: Any, a: Any, b: Any, monkeypatch: Any
+) -> None:
     """A block is finished elsewhere when its worker leaves."""
     event = Event()
     dsk = tree(64, 4)
-    loads = [key for key in sorted(dsk, key=order(dsk).get) if key[0] == "load"]
-    for key in loads[16:]:
-        dsk[key] = Task(key, event_wait, event)
+    monkeypatch.setattr(Started, "number", itertools.count())
+    for n in range(64):
+        dsk["load", n] = Task(("load", n), load_some, event, n)
     [total] = c.get(dsk, ["total"], sync=False)
     await async_poll_for(
-        lambda: (
-            s.queued
-            and s.queued.chosen["own"]
-            and s.task_prefixes["load"].states["processing"] == slots(s)
-        ),
-        timeout=20,
+        lambda: s.queued.chosen["own"] and s.workers[a.address].processing, timeout=20
     )
+    assert s.queued
     await a.close(executor_wait=False)
     await event.set()
     assert await total == 16 * CHUNK_NBYTES
