@@ -20,7 +20,7 @@ help
 Where a block ends can be read from the priorities. `dask.order` goes depth first: what
 comes between a task and a *join*, a task that combines its output with others, is what
 the join waits for. So a task belongs to the block if it comes before the last use of
-the task before it, at the second join. That holds for trees, for fields that are
+one that does, at the second join. That holds for trees, for fields that are
 combined elementwise, and for stencils, where each chunk is a neighbour of the next.
 
 Memory is bounded by running tasks in the order of their priority, so blocks may not
@@ -365,16 +365,22 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if ts is None:
             return False
         graph = graph_of(ts)
-        output = output_until_joined(ts)
+        # Tasks of one group are alike
+        outputs = {ts.group: output_until_joined(ts)}
+        output = outputs[ts.group]
         tasks = deque([ts])
-        while (after := self._take()) is not None:
-            output += output_until_joined(after)
-            use = last_use(tasks[-1])
+        use = last_use(ts)
+        while use is not None and (after := self._take()) is not None:
+            if _priority(after) > _priority(use):
+                use = last_use(tasks[-1])
+            if after.group not in outputs:
+                outputs[after.group] = output_until_joined(after)
+            output += outputs[after.group]
             if (
-                output > BLOCK_OUTPUT
+                use is None
+                or _priority(after) > _priority(use)
+                or output > BLOCK_OUTPUT
                 or graph_of(after) != graph
-                or use is None
-                or _priority(use) < _priority(after)
             ):
                 self._give_back(after)
                 break

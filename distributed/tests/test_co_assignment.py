@@ -220,8 +220,8 @@ def fake(
 ) -> Any:
     """A task as far as the queue looks at it."""
     types = {} if output is None else {"bytes": 1}
-    group = SimpleNamespace(_types=types, nbytes_total=output or 0)
-    return FakeTask(
+    group = Fake(_types=types, nbytes_total=output or 0)
+    return Fake(
         priority=(0, graph, n),
         group=group,
         prefix=group,
@@ -232,7 +232,9 @@ def fake(
     )
 
 
-class FakeTask(SimpleNamespace):
+class Fake(SimpleNamespace):
+    """Has attributes, and is equal to itself alone."""
+
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
