@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 #: What the tasks of a block may make before it is combined, as a multiple of what one
 #: of them brings in.
-BLOCK_OUTPUT = 8
+BLOCK_OUTPUT = 4
 
 #: Neighbours meet at this join at the latest.
 JOINS = 2
