@@ -168,7 +168,9 @@ def test_configuration_is_that_of_the_base_and_ours(
 ) -> None:
     path = "distributed/distributed.yaml"
     changed, original = (yaml.safe_load(files[path]) for files in (ours, theirs))
-    assert changed["distributed"]["scheduler"].pop("rootish-policy") == "producers"
+    scheduler = changed["distributed"]["scheduler"]
+    assert scheduler.pop("rootish-policy") == "producers"
+    assert scheduler.pop("rootish-co-assignment") is True
     assert changed == original
     original_lines = theirs[path].splitlines()
     assert [
