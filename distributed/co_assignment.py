@@ -361,16 +361,17 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     def _draw(self) -> bool:
         """Make a block of what is on top of the heap; return whether there was any."""
-        ts = self._take()
+        ts = self._top()
         if ts is None:
             return False
+        heapq.heappop(self._heap)
         graph = graph_of(ts)
         # Tasks of one group are alike
         outputs = {ts.group: output_until_joined(ts)}
         output = outputs[ts.group]
         tasks = deque([ts])
         use = last_use(ts)
-        while use is not None and (after := self._take()) is not None:
+        while use is not None and (after := self._top()) is not None:
             if _priority(after) > _priority(use):
                 use = last_use(tasks[-1])
             if after.group not in outputs:
@@ -382,32 +383,33 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 or output > BLOCK_OUTPUT
                 or graph_of(after) != graph
             ):
-                self._give_back(after)
                 break
+            heapq.heappop(self._heap)
             tasks.append(after)
+        self._sorted = False
         self._next.append(Block(tasks))
         return True
 
-    def _take(self) -> TaskState | None:
-        """Take a task from the top of the heap that is still queued."""
-        while self._heap:
-            self._sorted = False
-            ts = heapq.heappop(self._heap)[2]()
+    def _top(self) -> TaskState | None:
+        """Return the task on top of the heap, if any, without taking it off."""
+        heap = self._heap
+        while heap:
+            ts = heap[0][2]()
             if ts in self._data:
                 return ts
+            heapq.heappop(heap)
+            self._sorted = False
         return None
-
-    def _give_back(self, ts: TaskState) -> None:
-        heapq.heappush(self._heap, (ts.priority, self._inc, weakref.ref(ts)))
-        self._inc += 1
-        self._sorted = False
 
     def _return(self, blocks: deque[Block]) -> None:
         """Give the tasks of blocks back to the heap."""
         for block in blocks:
             for ts in block.tasks:
                 if ts in self._data:
-                    self._give_back(ts)
+                    entry = (ts.priority, self._inc, weakref.ref(ts))
+                    heapq.heappush(self._heap, entry)
+                    self._inc += 1
+        self._sorted = False
         blocks.clear()
 
     def _return_all(self) -> None:
