@@ -304,6 +304,17 @@ async def test_two_results_of_each_chunk(c: Any, s: Any, a: Any, b: Any) -> None
 
 
 @policy_cluster()
+async def test_two_cuts_of_each_small_chunk(c: Any, s: Any, a: Any, b: Any) -> None:
+    """A chunk may be as small as a handle; few tasks for each are its consumers."""
+    chunks = [delayed(bytes)(4096, dask_key_name=("small", i)) for i in range(40)]
+    cuts = [delayed(cut)(chunk, i, 2) for chunk in chunks for i in range(2)]
+    seen = await watch(s, "cut")
+    await c.compute(total([delayed(consume)(part) for part in cuts]))
+    assert seen.computed.total() == 80
+    assert not seen.queued
+
+
+@policy_cluster()
 async def test_two_groups_of_one_name(c: Any, s: Any, a: Any, b: Any) -> None:
     """What one group shows of its output holds for one that has not begun."""
     n = 60
