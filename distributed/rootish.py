@@ -68,8 +68,8 @@ DATA_PRICE = 0.25
 UNKNOWN_OUTPUT = 2**20
 
 #: As long as that is assumed, and there are more inputs per task than this, tasks are
-#: rather taken for consumers: their price must be negligible, and their inputs throttle
-#: them.
+#: rather taken for consumers: their price must be negligible, and nothing that they
+#: depend on be held back itself.
 INPUTS_PER_UNKNOWN_TASK = 0.25
 
 #: What it costs to copy an input, however small, in bytes.
@@ -419,14 +419,17 @@ class Producers(RootishPolicy):
                 if price > allowed and inputs * tg._size >= nworkers:
                     return DEAR
 
-        if not marked and inputs > (
-            INPUTS_PER_UNKNOWN_TASK if facts.guessed else INPUTS_PER_TASK
-        ):
-            if price > (NEGLIGIBLE_BYTES if facts.guessed else facts.data):
+        if not marked and inputs > INPUTS_PER_TASK:
+            if price > facts.data:
                 return DEAR
-            if ts.state != "queued" and not self._unthrottled(tg, inputs):
+            if ts.state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
             return UNTHROTTLED
+        if facts.guessed and not marked and inputs > INPUTS_PER_UNKNOWN_TASK:
+            if price > NEGLIGIBLE_BYTES:
+                return DEAR
+            if any(dts.group.states["queued"] for dts in ts.dependencies):
+                return THROTTLED
         if price <= allowed:
             # What is everywhere already says nothing about the others
             if price and ts.state == "queued" and tg.nbytes_total:
@@ -441,16 +444,17 @@ class Producers(RootishPolicy):
             return WORK
         return DEAR
 
-    def _unthrottled(self, tg: TaskGroup, inputs: float) -> bool:
-        """Whether more tasks of a prefix run than inputs that are held back account for.
+    def _unthrottled(self, tg: TaskGroup) -> bool:
+        """Whether more tasks of a prefix run than the cluster has threads for.
 
         Without a queue there is nothing to be held back in.
         """
         state = self.state
-        running = tg.prefix.states["processing"]
-        if math.isinf(state.WORKER_SATURATION):
-            return False
-        return running * min(inputs, 1) > TASKS_PER_THREAD * state.total_nthreads
+        return tg.prefix.states[
+            "processing"
+        ] > TASKS_PER_THREAD * state.total_nthreads and not math.isinf(
+            state.WORKER_SATURATION
+        )
 
     def _asked_for(self, tg: TaskGroup) -> bool:
         """Whether the settings take in this group only because the user raised them.
