@@ -34,6 +34,7 @@ See the page "Co-assignment" of the documentation for the evidence.
 from __future__ import annotations
 
 import heapq
+import math
 import operator
 import weakref
 from collections import Counter, deque
@@ -105,8 +106,8 @@ def graph_of(ts: TaskState) -> tuple[float, ...]:
     return ts.priority[:2]
 
 
-def last_use(ts: TaskState) -> TaskState | None:
-    """Return the last task to use what is made of the output of ``ts``.
+def end_of_block(ts: TaskState) -> tuple[float, ...]:
+    """Return the priority up to which tasks are neighbours of ``ts``.
 
     Parameters
     ----------
@@ -115,12 +116,15 @@ def last_use(ts: TaskState) -> TaskState | None:
 
     Returns
     -------
-    TaskState or None
-        A task that combines it with others, and is the second that does so, where there
-        are two within reach. None if it is never combined. Inputs that are in memory
+    tuple
+        The priority of a task that combines its output with others, and is the second
+        that does so, where there are two within reach. If it is never combined, or in
+        another graph, the end of ``ts`` or of its graph. Inputs that are in memory
         already, such as an array of weights, do not count.
     """
-    found = None
+    assert ts.priority
+    end = ts.priority
+    graph = end[:2]
     joins = 0
     for _ in range(STEPS):
         dependents = ts.dependents
@@ -130,11 +134,12 @@ def last_use(ts: TaskState) -> TaskState | None:
             max(dependents, key=_priority) if len(dependents) > 1 else _only(dependents)
         )
         if ts.waiting_on and len(ts.waiting_on) > 1:
-            found = ts
+            assert ts.priority
+            end = ts.priority
             joins += 1
             if joins == JOINS:
                 break
-    return found
+    return end if end[:2] == graph else (*graph, math.inf)
 
 
 def output_until_joined(ts: TaskState) -> float:
@@ -234,7 +239,12 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return ts
 
     def add(self, value: TaskState) -> None:
-        if self._next and value not in self._data:
+        if value in self._data:
+            return
+        if self._begun and value.priority < self._graph:
+            # A graph that is more urgent has come
+            self._return_all()
+        elif self._next:
             last = self._next[-1].tasks
             if last and _priority(value) < _priority(last[-1]):
                 self._return(self._next)
@@ -270,17 +280,11 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     def _choose(self, ws: WorkerState) -> tuple[str, TaskState]:
         """Return the next task for a worker and the reason. There must be one."""
         begun = self._begun
-        mine = begun.get(ws)
-        own = self._head(mine) if mine else None
+        if mine := begun.get(ws):
+            if own := self._head(mine):
+                return "own", own
+            del begun[ws]
         first = self._head_of_next()
-        if first and begun and graph_of(first) < self._graph:
-            # A graph that is more urgent has come
-            self._return_all()
-            own, first = None, self._head_of_next()
-        if own:
-            return "own", own
-        if mine:
-            begun.pop(ws, None)
         if help_ := self._someone_to_help(first):
             return "help", help_
         assert first
@@ -364,27 +368,26 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         ts = self._top()
         if ts is None:
             return False
-        heapq.heappop(self._heap)
-        graph = graph_of(ts)
-        # Tasks of one group are alike
-        outputs = {ts.group: output_until_joined(ts)}
-        output = outputs[ts.group]
+        heap = self._heap
+        heapq.heappop(heap)
         tasks = deque([ts])
-        use = last_use(ts)
-        while use is not None and (after := self._top()) is not None:
-            if _priority(after) > _priority(use):
-                use = last_use(tasks[-1])
-            if after.group not in outputs:
-                outputs[after.group] = output_until_joined(after)
-            output += outputs[after.group]
-            if (
-                use is None
-                or _priority(after) > _priority(use)
-                or output > BLOCK_OUTPUT
-                or graph_of(after) != graph
-            ):
+        end = end_of_block(ts)
+        # Tasks of one group are alike
+        group = ts.group
+        made = output = output_until_joined(ts)
+        # Another task makes at least 1
+        while output + 1 <= BLOCK_OUTPUT and (after := self._top()) is not None:
+            if _priority(after) > end:
+                end = end_of_block(tasks[-1])
+                if _priority(after) > end:
+                    break
+            if after.group is not group:
+                group = after.group
+                made = output_until_joined(after)
+            output += made
+            if output > BLOCK_OUTPUT:
                 break
-            heapq.heappop(self._heap)
+            heapq.heappop(heap)
             tasks.append(after)
         self._sorted = False
         self._next.append(Block(tasks))
@@ -420,9 +423,11 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
 def _has_inputs(ws: WorkerState, block: Block) -> bool:
     """Whether a worker has all inputs of the tasks of a block."""
-    return all(
-        ws in (dts.who_has or ()) for ts in block.tasks for dts in ts.dependencies
-    )
+    for ts in block.tasks:
+        for dts in ts.dependencies:
+            if not dts.who_has or ws not in dts.who_has:
+                return False
+    return True
 
 
 def make_queue(state: SchedulerState) -> HeapSet[TaskState]:

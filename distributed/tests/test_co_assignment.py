@@ -19,7 +19,7 @@ from distributed.co_assignment import (
     BLOCK_OUTPUT,
     LOOK_AHEAD,
     CoAssigningQueue,
-    last_use,
+    end_of_block,
     output_until_joined,
 )
 from distributed.collections import HeapSet
@@ -266,23 +266,28 @@ def test_output_until_joined() -> None:
     assert output_until_joined(small) == 1
 
 
-def test_last_use() -> None:
+def test_end_of_block() -> None:
+    """Neighbours are those that come before the second join, in the same graph."""
     a, b, c = fake(0), fake(1), fake(2)
-    assert last_use(a) is None
+    assert end_of_block(a) == a.priority
     only = connect(fake(3), a)
-    assert last_use(a) is None
+    assert end_of_block(a) == a.priority
     pair = connect(fake(4), only, b)
-    assert last_use(a) is pair
+    assert end_of_block(a) == pair.priority
     four = connect(fake(5), pair, c)
-    assert last_use(a) is four
+    assert end_of_block(a) == four.priority
     # Two joins are as far as neighbours are looked for
     connect(fake(6), four, fake(7))
-    assert last_use(a) is four
+    assert end_of_block(a) == four.priority
     # What is in memory already makes no join
     table = fake(8)
     scaled = connect(fake(9), table, d := fake(10))
     scaled.waiting_on.remove(table)
-    assert last_use(d) is None
+    assert end_of_block(d) == d.priority
+    # What comes of it in another graph is as far away as the end of this one
+    later = connect(fake(0, graph=1), d, a)
+    connect(fake(1, graph=1), later, fake(2, graph=1))
+    assert fake(10**6).priority < end_of_block(d) < later.priority
 
 
 # -- The queue -----------------------------------------------------------------------
