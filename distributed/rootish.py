@@ -45,6 +45,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import dask
+from dask._task_spec import DataNode
+from dask.sizeof import sizeof
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -125,6 +127,11 @@ THROTTLED = Verdict(
     "throttled",
     "Its inputs arrive one by one; it runs where its input is.",
 )
+STAND_IN = Verdict(
+    False,
+    "stand-in",
+    "It is an object of the graph that stands for data, and others wait for it.",
+)
 WAITING = Verdict(False, "waiting", "The sizes of its inputs are not known yet.")
 ROOT = Verdict(True, "root", "It has no inputs and brings data in.")
 PRODUCER = Verdict(
@@ -168,6 +175,21 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     """
     finished = sum(tasks._types.values())
     return tasks.nbytes_total / finished if finished else None
+
+
+def stands_for_data(run_spec: object) -> bool:
+    """Whether a task is an object of the graph that only stands for data.
+
+    Arrays, tables and containers are data: dask can tell how large they are.
+
+    Parameters
+    ----------
+    run_spec
+        ``TaskState.run_spec``
+    """
+    return isinstance(run_spec, DataNode) and sizeof.dispatch(
+        run_spec.typ
+    ) is sizeof.dispatch(object)
 
 
 class GroupFacts:
@@ -351,6 +373,8 @@ class Producers(RootishPolicy):
         if not (marked or ts.state == "queued" or larger_than_cluster(state, tg)):
             return FEW
         if not ts.dependencies:
+            if len(ts.dependents) > 1 and stands_for_data(run_spec):
+                return STAND_IN
             return MARKED if marked else ROOT
         if ts.waiting_on and not marked:
             return WAITING

@@ -1062,12 +1062,12 @@ async def test_p2p_rechunk(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
         assert set(first) == {rootish.BASE}
 
 
-@pytest.mark.parametrize("policy", ["producers"])
 @policy_cluster()
-async def test_literals_come_as_they_are_needed(
-    c: Any, s: Any, a: Any, b: Any, policy: str
-) -> None:
-    """`from_array` makes one task per store: neither all first nor held up."""
+async def test_stores_are_not_held_up(c: Any, s: Any, a: Any, b: Any) -> None:
+    """`from_array` makes one task per store. Reads must not wait for it to be dealt.
+
+    Otherwise what is combined with them is made meanwhile, and fills memory.
+    """
     shape, chunks = (4, 64, 256), (1, 64, 256)
     stores = [da.from_array(Store(*shape, name=str(i)), chunks) for i in range(24)]
     x = da.concatenate(stores)
@@ -1076,9 +1076,21 @@ async def test_literals_come_as_they_are_needed(
     literals = await watch(s, "original-array")
     reads = await watch(s, *map(key_split, reading_tasks(result)))
     assert await c.compute(result, optimize_graph=False) > 0
-    assert_chunks(literals, s, 24)
+    assert literals.computed.total() == 24
+    assert not literals.queued
     assert_chunks(reads, s, 96)
     assert set(reads.computed) == {a.address, b.address}
+
+
+@policy_cluster()
+async def test_data_in_the_graph_is_held_back(c: Any, s: Any, a: Any, b: Any) -> None:
+    """An array that was put into the graph is data, however many tasks wait for it."""
+    array = np.ones((64, 64, 256))
+    x = da.from_array(array, chunks=(1, 64, 256))
+    (result,) = dask.optimize((x + x.sum(axis=1, keepdims=True)).sum())
+    chunks = await watch(s, key_split(x.name))
+    assert await c.compute(result, optimize_graph=False) == 65 * array.size
+    assert_chunks(chunks, s, 64)
 
 
 # -- The decision itself -------------------------------------------------------------
