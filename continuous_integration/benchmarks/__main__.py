@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,9 @@ def _execute(
     fresh: bool,
     timeout: float,
     describe: Callable[[comparing.Record], str],
+    run: Callable[
+        [Sequence[comparing.Job], float], list[comparing.Record]
+    ] = comparing.run_together,
 ) -> list[comparing.Record]:
     """Do the batches with a bar of progress and a line for each job."""
     from rich.console import Console
@@ -205,7 +210,12 @@ def _execute(
 
         try:
             return comparing.execute(
-                batches, path, timeout=timeout, started=started, finished=finished
+                batches,
+                path,
+                timeout=timeout,
+                started=started,
+                finished=finished,
+                run=run,
             )
         except KeyboardInterrupt:
             raise click.ClickException(
@@ -253,8 +263,9 @@ def compare(
 ) -> None:
     """Run workloads with several distributed turn about, and compare medians.
 
-    Without names all workloads. Each run is a process of its own; what was measured
-    before an interruption is not measured again. A policy applies to the fork alone.
+    Without names all workloads. Each run has a cluster of its own, each repetition new
+    processes throughout; what was measured before an interruption is not measured
+    again. A policy applies to the fork alone.
     """
     contenders = environments(names_, parent, _report)
     options = [
@@ -290,7 +301,9 @@ def compare(
             f"{record['seconds']:.2f} s"
         )
 
-    records = _execute(jobs, output.with_suffix(".jsonl"), fresh, timeout, describe)
+    path = output.with_suffix(".jsonl")
+    with comparing.Servers() as servers:
+        records = _execute(jobs, path, fresh, timeout, describe, servers.run)
     limits = {
         name: {
             metric: limit
@@ -333,6 +346,25 @@ def compare(
     click.echo(f"written to {output}, with plots and JSON beside it", err=True)
     if check and complaints:
         raise click.ClickException(f"{len(complaints)} complaints")
+
+
+@main.command(hidden=True)
+def serve() -> None:
+    """Run one command after another, for those who measure many.
+
+    Each line of the input is a JSON list of arguments. Each line of the output is a
+    JSON object: what the command printed, or its error.
+    """
+    for line in sys.stdin:
+        try:
+            main.main(json.loads(line), standalone_mode=False)
+        except click.ClickException as error:
+            click.echo(json.dumps({"error": error.format_message()}))
+        except Exception as error:
+            # The next command may well work
+            click.echo(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        sys.stdout.flush()
+        gc.collect()
 
 
 def _write_files(

@@ -1,8 +1,8 @@
 """Run contenders turn about, keep what was measured, and compare medians.
 
-Every run is a Python process of its own. What it measured is appended at once to a file
-of JSON lines, so that an interruption loses one run and the next start goes on from
-there.
+Runs are done in Python processes of the contenders: each in one of its own, or all of
+one repetition in one that stays. What a run measured is appended at once to a file of
+JSON lines, so that an interruption loses one run and the next start goes on from there.
 """
 
 from __future__ import annotations
@@ -129,6 +129,45 @@ def read_records(path: Path) -> dict[tuple[str, ...], Record]:
     return records
 
 
+def _start(
+    job: Job, arguments: Sequence[str], errors: IO[str]
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(job.environment.python), "-m", job.module, *arguments],
+        cwd=REPOSITORY,
+        env=clean_environ(PYTHONHASHSEED=str(job.repeat + 1)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
+
+
+def _measured(line: str) -> Record | None:
+    """Return the JSON object on a line, if it holds one."""
+    try:
+        measured = json.loads(line)
+    except ValueError:
+        return None
+    return measured if isinstance(measured, dict) else None
+
+
+def _complaint(lines: Iterable[str], errors: IO[str]) -> Record:
+    """Return a record with the last thing that a process had to say."""
+    errors.seek(0)
+    lines = [line for line in (*lines, *errors) if line.strip()]
+    return {"error": lines[-1].strip() if lines else "it printed nothing"}
+
+
+def _new_record(job: Job) -> Record:
+    return {
+        "key": job.key,
+        "contender": job.environment.name,
+        "repeat": job.repeat,
+        "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
 class _Run:
     """The process of one job, and the record that is made of what it prints."""
 
@@ -142,7 +181,7 @@ class _Run:
         """Let the process work until it pauses or ends; return whether it ended."""
         process = self.process
         if process is None:
-            process = self.process = self._start()
+            process = self.process = _start(self.job, self.job.arguments, self.errors)
         else:
             assert process.stdin is not None
             # If it died, what it printed will tell
@@ -171,30 +210,13 @@ class _Run:
             self.record.update(self._read([line, *rest.splitlines()]))
         return True
 
-    def _start(self) -> subprocess.Popen[str]:
-        job = self.job
-        return subprocess.Popen(
-            [str(job.environment.python), "-m", job.module, *job.arguments],
-            cwd=REPOSITORY,
-            env=clean_environ(PYTHONHASHSEED=str(job.repeat + 1)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
     def _read(self, lines: list[str]) -> Record:
         """Return what the process measured, or what it complained about."""
         assert self.process is not None
-        try:
-            measured = json.loads(lines[-1])
-        except ValueError:
-            measured = None
-        if self.process.returncode == 0 and isinstance(measured, dict):
+        measured = _measured(lines[-1])
+        if self.process.returncode == 0 and measured is not None:
             return measured
-        self.errors.seek(0)
-        lines = [line for line in (*lines, *self.errors) if line.strip()]
-        return {"error": lines[-1].strip() if lines else "it printed nothing"}
+        return _complaint(lines, self.errors)
 
     def kill(self) -> None:
         """End the process, if there is one."""
@@ -213,15 +235,7 @@ def run_together(jobs: Sequence[Job], timeout: float) -> list[Record]:
     A run that fails, or whose turn takes longer than ``timeout`` seconds, gives a
     record with ``error``, which the next start tries again.
     """
-    records = [
-        {
-            "key": job.key,
-            "contender": job.environment.name,
-            "repeat": job.repeat,
-            "when": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
-        for job in jobs
-    ]
+    records = [_new_record(job) for job in jobs]
     with contextlib.ExitStack() as stack:
         waiting: deque[_Run] = deque()
         for job, record in zip(jobs, records):
@@ -234,6 +248,81 @@ def run_together(jobs: Sequence[Job], timeout: float) -> list[Record]:
             if not run.take_turn(timeout):
                 waiting.append(run)
     return records
+
+
+class Servers:
+    """Processes that stay, one for each environment: they import everything once.
+
+    Their module's command ``serve`` takes the arguments of a run as a JSON list on a
+    line, and answers with a JSON object on a line. Each repetition has new processes.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[str, tuple[int, subprocess.Popen[str], IO[str]]] = {}
+        self._files = contextlib.ExitStack()
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for name in list(self._servers):
+            self._stop(name)
+        self._files.close()
+
+    def run(self, jobs: Sequence[Job], timeout: float) -> list[Record]:
+        """Do jobs one after the other; return their records.
+
+        A run that fails, or takes longer than ``timeout`` seconds, gives a record with
+        ``error``, which the next start tries again.
+        """
+        return [{**_new_record(job), **self._run(job, timeout)} for job in jobs]
+
+    def _run(self, job: Job, timeout: float) -> Record:
+        name = job.environment.name
+        process, errors = self._server(job)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout, give_up)
+        timer.start()
+        lines = []
+        try:
+            # If it died, what it printed will tell
+            with contextlib.suppress(OSError):
+                process.stdin.write(json.dumps(job.arguments) + "\n")
+                process.stdin.flush()
+            for line in process.stdout:
+                if (measured := _measured(line)) is not None:
+                    return measured
+                lines.append(line)
+        finally:
+            timer.cancel()
+        record = _complaint(lines, errors)
+        self._stop(name)
+        if late.is_set():
+            return {"error": f"took longer than {timeout:g} seconds"}
+        return record
+
+    def _server(self, job: Job) -> tuple[subprocess.Popen[str], IO[str]]:
+        name = job.environment.name
+        if name in self._servers and self._servers[name][0] != job.repeat:
+            self._stop(name)
+        if name not in self._servers:
+            errors = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+            process = _start(job, ["serve"], errors)
+            self._servers[name] = job.repeat, process, errors
+        _, process, errors = self._servers[name]
+        return process, errors
+
+    def _stop(self, name: str) -> None:
+        _, process, _ = self._servers.pop(name)
+        process.kill()
+        process.communicate()
 
 
 def execute(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import multiprocessing
 import os
 import threading
 import time
@@ -29,7 +30,7 @@ import dask
 import numpy as np
 import psutil
 
-from continuous_integration.benchmarks.workloads import Unavailable, Workload
+from continuous_integration.benchmarks.workloads import WORKLOADS, Unavailable, Workload
 
 POLICIES = ("producers", "marked", "heuristic")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -208,6 +209,21 @@ async def _install(recorder: Any, scheduler: Any) -> None:
     scheduler.add_plugin(recorder)
 
 
+@contextmanager
+def _preloaded() -> Iterator[None]:
+    """Let new processes of workers come with the modules of all workloads, if forked.
+
+    They are imported once for this process rather than in every worker.
+    """
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        modules = {name for one in WORKLOADS.values() for name in one.modules}
+        context.set_forkserver_preload(["distributed", "dask.array", *sorted(modules)])
+    yield
+
+
 def _import(*modules: str) -> int:
     for module in modules:
         importlib.import_module(module)
@@ -260,6 +276,8 @@ def measure(
 
     workload.check()
     config: dict[str, Any] = {"distributed.comm.timeouts.connect": "60s"}
+    if processes and "forkserver" in multiprocessing.get_all_start_methods():
+        config["distributed.worker.multiprocessing-method"] = "forkserver"
     if policy is not None:
         config.update(policy_setting(policy, distributed.__version__))
     workload.write(folder)
@@ -268,6 +286,7 @@ def measure(
     with (
         dask.config.set(config),
         nullcontext() if marks else without_marks(),
+        _preloaded(),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -253,6 +255,76 @@ def test_run_together_says_what_went_wrong(
     [one] = compare.run_together([job], timeout=timeout)
     assert one["error"] == error
     assert json.loads(json.dumps(one)) == {**one, "key": list(one["key"])}
+
+
+SERVER = """
+import json, os, sys
+assert sys.argv[1:] == ["serve"]
+for line in sys.stdin:
+    command, *rest = json.loads(line)
+    if command == "die":
+        raise SystemExit("broken for good")
+    if command == "hang":
+        import time
+        time.sleep(3600)
+    print("a warning")
+    print(json.dumps({command: rest, "pid": os.getpid()}), flush=True)
+"""
+
+
+def test_servers_stay_for_one_repetition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _write_module(tmp_path, monkeypatch, SERVER)
+    jobs = [
+        compare.Job(environment(name), module, ("run", word), repeat)
+        for repeat in range(2)
+        for word in ("this", "that")
+        for name in ("base", "fork")
+    ]
+    with compare.Servers() as servers:
+        records = [one for job in jobs for one in servers.run([job], 60)]
+    assert [one["run"] for one in records[:4]] == [["this"]] * 2 + [["that"]] * 2
+    assert [one["key"] for one in records] == [job.key for job in jobs]
+    base, fork, *more = (one["pid"] for one in records)
+    assert more[:2] == [base, fork]
+    assert len({base, fork, *more[2:]}) == 4
+    assert not any(psutil.pid_exists(pid) for pid in (base, fork, *more))
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [("die", "broken for good"), ("hang", "took longer than 1 seconds")],
+)
+def test_servers_outlive_a_run_that_fails(
+    command: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _write_module(tmp_path, monkeypatch, SERVER)
+    bad, good = (
+        compare.Job(environment("base"), module, (word,), 0) for word in (command, "go")
+    )
+    with compare.Servers() as servers:
+        [one] = servers.run([bad], 1 if command == "hang" else 60)
+        assert one["error"] == error
+        [one] = servers.run([good], 60)
+        assert one["go"] == []
+
+
+def test_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command after another, whatever becomes of the one before."""
+
+    def fail(folder: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setitem(WORKLOADS, "bias", replace(WORKLOADS["bias"], write=fail))
+    commands = [["run", "no-such", "--json"], ["write", "scattered"], ["write", "bias"]]
+    given = "".join(json.dumps(command) + "\n" for command in commands)
+    result = CliRunner().invoke(main, ["serve"], input=given)
+    assert result.exit_code == 0
+    unknown, written, full = map(json.loads, result.stdout.splitlines())
+    assert "no workload no-such" in unknown["error"]
+    assert list(written) == ["folder"]
+    assert full["error"] == "OSError: disk full"
 
 
 def test_table_has_medians_ratios_and_complaints() -> None:
