@@ -48,7 +48,7 @@ from distributed.rootish import mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
-    from distributed.scheduler import SchedulerState, TaskState, WorkerState
+    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
 
 #: What the tasks of a block may make before it is combined, as a multiple of what one
 #: of them brings in.
@@ -197,7 +197,18 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     amortised, as in the heap of the base, and O(its dependents) once.
     """
 
-    __slots__ = ("_begun", "_count", "_graph", "_next", "chosen", "state")
+    __slots__ = (
+        "_begun",
+        "_count",
+        "_graph",
+        "_group",
+        "_made",
+        "_next",
+        "_review_at",
+        "_span",
+        "chosen",
+        "state",
+    )
 
     state: SchedulerState
     chosen: Counter[str]
@@ -209,6 +220,14 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _graph: tuple[float, ...]
     #: Number of blocks that were begun
     _count: int
+    #: First priority and end of the neighbours that were met last
+    _span: tuple[tuple[float, ...], tuple[float, ...]]
+    #: The group that was met last; its tasks are alike
+    _group: TaskGroup | None
+    #: What is made of the output of its tasks
+    _made: float
+    #: Value of ``TaskGroup.nbytes_total`` from which on that is out of date
+    _review_at: int
 
     def __init__(self, state: SchedulerState):
         super().__init__(key=_priority)
@@ -218,6 +237,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._begun = {}
         self._graph = ()
         self._count = 0
+        self._span = (), ()
+        self._group = None
 
     def peek(self) -> TaskState:
         """Return the task that is to run next, without removing it.
@@ -239,14 +260,12 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return ts
 
     def add(self, value: TaskState) -> None:
-        if value in self._data:
-            return
         if self._begun and value.priority < self._graph:
             # A graph that is more urgent has come
             self._return_all()
         elif self._next:
             last = self._next[-1].tasks
-            if last and _priority(value) < _priority(last[-1]):
+            if last and value.priority < last[-1].priority:
                 self._return(self._next)
         super().add(value)
 
@@ -272,6 +291,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     def clear(self) -> None:
         super().clear()
+        self._group = None
         self._next.clear()
         self._begun.clear()
 
@@ -310,20 +330,19 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             First task of the blocks that nobody has begun, if any.
         """
         begun = self._begun
+        forced = first is None or graph_of(first) != self._graph
         while begun:
+            # The one that was begun before all others
             other, block = next(iter(begun.items()))
-            ts = self._head(block)
-            if ts is None:
-                del begun[other]
-            elif (
-                first is None
-                or graph_of(first) != self._graph
-                or self._count - block.number > PATIENCE * len(begun)
-                or other not in self.state.running
+            if (
+                not forced
+                and self._count - block.number <= PATIENCE * len(begun)
+                and other in self.state.running
             ):
-                return ts
-            else:
                 break
+            if ts := self._head(block):
+                return ts
+            del begun[other]
         return None
 
     def _near(self, ws: WorkerState) -> int:
@@ -335,12 +354,11 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         for n in range(1, LOOK_AHEAD):
             if n == len(blocks) and not self._draw():
                 break
-            ts = self._head(blocks[n])
-            if ts is None:
-                continue
-            if graph_of(ts) != graph:
-                break
-            if _has_inputs(ws, blocks[n]):
+            if (
+                _has_inputs(ws, blocks[n])
+                and (ts := self._head(blocks[n]))
+                and graph_of(ts) == graph
+            ):
                 return n
         return 0
 
@@ -371,27 +389,35 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         heap = self._heap
         heapq.heappop(heap)
         tasks = deque([ts])
-        end = end_of_block(ts)
-        # Tasks of one group are alike
-        group = ts.group
-        made = output = output_until_joined(ts)
+        # Blocks that are bounded by their output often have one end
+        start, end = self._span
+        if not start <= ts.priority <= end:
+            start, end = ts.priority, end_of_block(ts)
+        output = self._output_until_joined(ts)
         # Another task makes at least 1
         while output + 1 <= BLOCK_OUTPUT and (after := self._top()) is not None:
-            if _priority(after) > end:
+            if after.priority > end:
                 end = end_of_block(tasks[-1])
-                if _priority(after) > end:
+                if after.priority > end:
                     break
-            if after.group is not group:
-                group = after.group
-                made = output_until_joined(after)
-            output += made
+            output += self._output_until_joined(after)
             if output > BLOCK_OUTPUT:
                 break
             heapq.heappop(heap)
             tasks.append(after)
+        self._span = start, end
         self._sorted = False
         self._next.append(Block(tasks))
         return True
+
+    def _output_until_joined(self, ts: TaskState) -> float:
+        """Ask the function of that name, anew when more is known of the outputs."""
+        group = ts.group
+        if group is not self._group or group.nbytes_total >= self._review_at:
+            self._group = group
+            self._made = output_until_joined(ts)
+            self._review_at = 2 * group.nbytes_total or 1
+        return self._made
 
     def _top(self) -> TaskState | None:
         """Return the task on top of the heap, if any, without taking it off."""
