@@ -205,7 +205,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         "_made",
         "_next",
         "_review_at",
-        "_span",
         "chosen",
         "state",
     )
@@ -220,8 +219,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _graph: tuple[float, ...]
     #: Number of blocks that were begun
     _count: int
-    #: First priority and end of the neighbours that were met last
-    _span: tuple[tuple[float, ...], tuple[float, ...]]
     #: The group that was met last; its tasks are alike
     _group: TaskGroup | None
     #: What is made of the output of its tasks
@@ -237,7 +234,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._begun = {}
         self._graph = ()
         self._count = 0
-        self._span = (), ()
         self._group = None
 
     def peek(self) -> TaskState:
@@ -389,10 +385,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         heap = self._heap
         heapq.heappop(heap)
         tasks = deque([ts])
-        # Blocks that are bounded by their output often have one end
-        start, end = self._span
-        if not start <= ts.priority <= end:
-            start, end = ts.priority, end_of_block(ts)
+        end = end_of_block(ts)
         output = self._output_until_joined(ts)
         # Another task makes at least 1
         while output + 1 <= BLOCK_OUTPUT and (after := self._top()) is not None:
@@ -405,7 +398,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 break
             heapq.heappop(heap)
             tasks.append(after)
-        self._span = start, end
         self._sorted = False
         self._next.append(Block(tasks))
         return True
