@@ -25,8 +25,10 @@ combined elementwise, and for stencils, where each chunk is a neighbour of the n
 
 Memory is bounded by running tasks in the order of their priority, so blocks may not
 lead a worker far away from it: what its tasks make until then must not exceed a few
-times what one of them brings in. Where much is made of each chunk, blocks have one
-task, and the order is that of the base. Between graphs, priority is kept to the task.
+times what one of them brings in. A block that ends for this does not tear apart what
+is combined first, a chunk and its weights. Where much is made of each chunk, blocks have
+one task, and the order is that of the base. Between graphs, priority is kept to the
+task.
 
 See the page "Co-assignment" of the documentation for the evidence.
 """
@@ -140,6 +142,34 @@ def end_of_block(ts: TaskState) -> tuple[float, ...]:
             if joins == JOINS:
                 break
     return end if end[:2] == graph else (*graph, math.inf)
+
+
+def first_use(ts: TaskState) -> tuple[float, ...]:
+    """Return the priority of the first task that combines the output of ``ts``.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    tuple
+        That of ``ts`` if there is none within reach.
+    """
+    assert ts.priority
+    use = ts.priority
+    for _ in range(STEPS):
+        dependents = ts.dependents
+        if not dependents:
+            break
+        ts = (
+            min(dependents, key=_priority) if len(dependents) > 1 else _only(dependents)
+        )
+        if ts.waiting_on and len(ts.waiting_on) > 1:
+            assert ts.priority
+            return ts.priority
+    return use
 
 
 def output_until_joined(ts: TaskState) -> float:
@@ -398,6 +428,15 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 break
             heapq.heappop(heap)
             tasks.append(after)
+        if (
+            len(tasks) > 1
+            and (after := self._top()) is not None
+            and first_use(ts) < after.priority
+        ):
+            # What is combined first is not torn
+            while len(tasks) > 1 and after.priority < first_use(tasks[-1]):
+                after = tasks.pop()
+                self._push(after)
         self._sorted = False
         self._next.append(Block(tasks))
         return True
@@ -422,14 +461,16 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             self._sorted = False
         return None
 
+    def _push(self, ts: TaskState) -> None:
+        heapq.heappush(self._heap, (ts.priority, self._inc, weakref.ref(ts)))
+        self._inc += 1
+
     def _return(self, blocks: deque[Block]) -> None:
         """Give the tasks of blocks back to the heap."""
         for block in blocks:
             for ts in block.tasks:
                 if ts in self._data:
-                    entry = (ts.priority, self._inc, weakref.ref(ts))
-                    heapq.heappush(self._heap, entry)
-                    self._inc += 1
+                    self._push(ts)
         self._sorted = False
         blocks.clear()
 

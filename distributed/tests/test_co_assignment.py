@@ -20,6 +20,7 @@ from distributed.co_assignment import (
     LOOK_AHEAD,
     CoAssigningQueue,
     end_of_block,
+    first_use,
     output_until_joined,
 )
 from distributed.collections import HeapSet
@@ -290,6 +291,16 @@ def test_end_of_block() -> None:
     assert fake(10**6).priority < end_of_block(d) < later.priority
 
 
+def test_first_use() -> None:
+    a, b, c = fake(0), fake(1), fake(2)
+    assert first_use(a) == a.priority
+    alias = connect(fake(3), a)
+    assert first_use(a) == a.priority
+    pair = connect(fake(4), alias, b)
+    connect(fake(9), a, c)
+    assert first_use(a) == first_use(b) == pair.priority
+
+
 # -- The queue -----------------------------------------------------------------------
 
 
@@ -339,6 +350,41 @@ def test_own_then_first_then_help() -> None:
     assert set(queue.chosen) == {"first", "own", "help"}
     with pytest.raises(KeyError):
         queue.peek()
+
+
+def test_what_is_combined_first_is_not_torn() -> None:
+    """However the blocks before ended."""
+    state, queue = make(2)
+    loads = pairs(8)
+    connect(fake(100), *(next(iter(ts.dependents)) for ts in loads))
+    # The first of the first pair is on its way already
+    for ts in loads[1:]:
+        queue.add(ts)
+    assert take(state, queue, 0) is loads[1]
+    assert take(state, queue, 1) is loads[4]
+    assert [take(state, queue, 0) for _ in range(2)] == loads[2:4]
+    assert [take(state, queue, 1) for _ in range(3)] == loads[5:8]
+
+
+def test_large_family_has_several_blocks() -> None:
+    state, queue = make(2)
+    loads = [fake(n) for n in range(3 * BLOCK_OUTPUT)]
+    connect(fake(100), *loads)
+    for ts in loads:
+        queue.add(ts)
+    assert take(state, queue, 0) is loads[0]
+    assert take(state, queue, 1) is loads[BLOCK_OUTPUT]
+
+
+def test_uses_that_overlap_leave_a_task() -> None:
+    """A block has at least one task, whatever the order of priority says."""
+    state, queue = make()
+    loads = [fake(0), fake(9), fake(11), fake(12), fake(13)]
+    for n, ts in zip((10, 14, 15, 16, 17), loads):
+        connect(fake(n), ts, fake(20 + n))
+        queue.add(ts)
+    connect(fake(100), *loads)
+    assert [take(state, queue) for _ in loads] == loads
 
 
 def test_nobody_is_free() -> None:
