@@ -26,9 +26,9 @@ combined elementwise, and for stencils, where each chunk is a neighbour of the n
 Memory is bounded by running tasks in the order of their priority, so blocks may not
 lead a worker far away from it: what its tasks make until then must not exceed a few
 times what one of them brings in. A block that ends for this does not tear apart what
-is combined first, a chunk and its weights. Where much is made of each chunk, blocks have
-one task, and the order is that of the base. Between graphs, priority is kept to the
-task.
+is combined first, a chunk and its weights. Where much is made of each chunk, blocks
+have one task, and the order is that of the base. Between graphs, priority is kept to
+the task.
 
 See the page "Co-assignment" of the documentation for the evidence.
 """
