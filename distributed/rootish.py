@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import dask
@@ -321,7 +322,7 @@ class RootishPolicy(ABC):
             whenever the scheduler asks.
         """
 
-    def beside(self, ts: TaskState) -> list[WorkerState]:
+    def beside(self, ts: TaskState) -> Collection[WorkerState]:
         """Workers among which a task is placed that is not root-ish.
 
         Parameters
@@ -331,10 +332,10 @@ class RootishPolicy(ABC):
 
         Returns
         -------
-        list of WorkerState
+        collection of WorkerState
             Empty if every worker will do that holds any of its inputs.
         """
-        return []
+        return ()
 
 
 class Producers(RootishPolicy):
@@ -383,12 +384,15 @@ class Producers(RootishPolicy):
             return COUNTED
         return verdict
 
-    def beside(self, ts: TaskState) -> list[WorkerState]:
+    def beside(self, ts: TaskState) -> Collection[WorkerState]:
         """Workers that hold inputs which are dear to copy, where others are not.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
         must not draw the task away from the chunk that it consumes, unless the worker
         that holds the chunk has more than its share of the work.
+
+        Most tasks have one input, on one worker. No other comes into question; to say
+        so here saves the scheduler the search.
         """
         if (
             ts.actor
@@ -396,15 +400,21 @@ class Producers(RootishPolicy):
             or ts.worker_restrictions
             or ts.host_restrictions
         ):
-            return []
+            return ()
+        state = self.state
+        if len(ts.dependencies) == 1:
+            [dts] = ts.dependencies
+            holders = dts.who_has
+            if holders and len(holders) == 1 and holders <= state.running:
+                return holders
+            return ()
         dear = [
             dts
             for dts in ts.dependencies
             if dts.nbytes > BINDING_BYTES * len(dts.dependents)
         ]
         if len(dear) == len(ts.dependencies):
-            return []
-        state = self.state
+            return ()
         return [
             ws
             for dts in dear

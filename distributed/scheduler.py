@@ -63,6 +63,8 @@ class SchedulerState:
             The worker on which the task is expected to start soonest, or None if there
             is no worker for it.
         """
-        if len(ts.dependencies) > 1 and (workers := self.rootish_policy.beside(ts)):
+        if workers := self.rootish_policy.beside(ts):
+            if len(workers) == 1:
+                return next(iter(workers))
             return min(workers, key=partial(self.worker_objective, ts))
         return self._decide_worker_non_rootish_any(ts)
