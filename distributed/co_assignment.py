@@ -286,12 +286,12 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return ts
 
     def add(self, value: TaskState) -> None:
-        if self._begun and value.priority < self._graph:
+        if self._begun and _priority(value) < self._graph:
             # A graph that is more urgent has come
             self._return_all()
         elif self._next:
             last = self._next[-1].tasks
-            if last and value.priority < last[-1].priority:
+            if last and _priority(value) < _priority(last[-1]):
                 self._return(self._next)
         super().add(value)
 
@@ -419,9 +419,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         output = self._output_until_joined(ts)
         # Another task makes at least 1
         while output + 1 <= BLOCK_OUTPUT and (after := self._top()) is not None:
-            if after.priority > end:
+            if _priority(after) > end:
                 end = end_of_block(tasks[-1])
-                if after.priority > end:
+                if _priority(after) > end:
                     break
             output += self._output_until_joined(after)
             if output > BLOCK_OUTPUT:
@@ -431,10 +431,10 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if (
             len(tasks) > 1
             and (after := self._top()) is not None
-            and first_use(ts) < after.priority
+            and first_use(ts) < _priority(after)
         ):
             # What is combined first is not torn
-            while len(tasks) > 1 and after.priority < first_use(tasks[-1]):
+            while len(tasks) > 1 and _priority(after) < first_use(tasks[-1]):
                 after = tasks.pop()
                 self._push(after)
         self._sorted = False

@@ -313,11 +313,11 @@ class Servers:
         if name in self._servers and self._servers[name][0] != job.repeat:
             self._stop(name)
         if name not in self._servers:
-            errors = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+            file = tempfile.TemporaryFile("w+")  # noqa: SIM115
+            errors: IO[str] = self._files.enter_context(file)
             process = _start(job, ["serve"], errors)
             self._servers[name] = job.repeat, process, errors
-        _, process, errors = self._servers[name]
-        return process, errors
+        return self._servers[name][1:]
 
     def _stop(self, name: str) -> None:
         _, process, _ = self._servers.pop(name)
