@@ -244,10 +244,14 @@ async def test_map_over_files(
     """The same with `Client.map`, whose keys are strings."""
     handles = c.map(open_file, range(8))
     await wait(handles)
-    seen = await watch(s, "read")
-    chunks = c.map(read, handles * 8, range(64))
+    seen = await watch(s, "load_when")
+    event = Event()
+    chunks = c.map(load_when, [event] * 64, handles * 8, range(64))
     counts = c.map(consume, chunks)
     del chunks
+    # No chunk is there before what consumes it
+    await async_poll_for(lambda: len(s.tasks) >= 8 + 64 + 64, timeout=10)
+    await event.set()
     assert sum(await c.gather(counts)) == 64
     assert_chunks(seen, s, 64, bounded)
 
