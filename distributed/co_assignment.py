@@ -36,11 +36,12 @@ See the page "Co-assignment" of the documentation for the evidence.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import operator
 import weakref
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -108,6 +109,29 @@ def graph_of(ts: TaskState) -> tuple[float, ...]:
     return ts.priority[:2]
 
 
+def _joins(ts: TaskState, pick: Callable[..., TaskState]) -> Iterator[TaskState]:
+    """Yield the tasks within reach that combine the output of ``ts`` with others.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+    pick
+        Which of several dependents is followed: ``min`` is the first, ``max`` the last.
+    """
+    for _ in range(STEPS):
+        dependents = ts.dependents
+        if not dependents:
+            return
+        ts = (
+            pick(dependents, key=_priority)
+            if len(dependents) > 1
+            else _only(dependents)
+        )
+        if ts.waiting_on and len(ts.waiting_on) > 1:
+            yield ts
+
+
 def end_of_block(ts: TaskState) -> tuple[float, ...]:
     """Return the priority up to which tasks are neighbours of ``ts``.
 
@@ -124,23 +148,10 @@ def end_of_block(ts: TaskState) -> tuple[float, ...]:
         another graph, the end of ``ts`` or of its graph. Inputs that are in memory
         already, such as an array of weights, do not count.
     """
-    assert ts.priority
-    end = ts.priority
-    graph = end[:2]
-    joins = 0
-    for _ in range(STEPS):
-        dependents = ts.dependents
-        if not dependents:
-            break
-        ts = (
-            max(dependents, key=_priority) if len(dependents) > 1 else _only(dependents)
-        )
-        if ts.waiting_on and len(ts.waiting_on) > 1:
-            assert ts.priority
-            end = ts.priority
-            joins += 1
-            if joins == JOINS:
-                break
+    graph = graph_of(ts)
+    end: tuple[float, ...] = _priority(ts)
+    for join in itertools.islice(_joins(ts, max), JOINS):
+        end = _priority(join)
     return end if end[:2] == graph else (*graph, math.inf)
 
 
@@ -157,18 +168,7 @@ def first_use(ts: TaskState) -> tuple[float, ...]:
     tuple
         That of ``ts`` if there is none within reach.
     """
-    assert ts.priority
-    use = ts.priority
-    for _ in range(STEPS):
-        dependents = ts.dependents
-        if not dependents:
-            break
-        ts = (
-            min(dependents, key=_priority) if len(dependents) > 1 else _only(dependents)
-        )
-        if ts.waiting_on and len(ts.waiting_on) > 1:
-            assert ts.priority
-            return ts.priority
+    use: tuple[float, ...] = _priority(next(_joins(ts, min), ts))
     return use
 
 
