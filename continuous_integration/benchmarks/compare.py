@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -143,6 +143,31 @@ def _start(
     )
 
 
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    """Write a line to a process. If it died, what it printed will tell."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+
+@contextlib.contextmanager
+def _time_limit(process: subprocess.Popen[str], timeout: float) -> Iterator[Record]:
+    """Kill a process that takes too long; yield a record that then has the error."""
+    late: Record = {}
+
+    def give_up() -> None:
+        late["error"] = f"took longer than {timeout:g} seconds"
+        process.kill()
+
+    timer = threading.Timer(timeout, give_up)
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
 def _measured(line: str) -> Record | None:
     """Return the JSON object on a line, if it holds one."""
     try:
@@ -183,31 +208,14 @@ class _Run:
         if process is None:
             process = self.process = _start(self.job, self.job.arguments, self.errors)
         else:
-            assert process.stdin is not None
-            # If it died, what it printed will tell
-            with contextlib.suppress(OSError):
-                process.stdin.write("\n")
-                process.stdin.flush()
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(timeout, give_up)
-        timer.start()
-        try:
+            _tell(process, "")
+        with _time_limit(process, timeout) as late:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
             if line == PAUSE:
                 return False
             rest, _ = process.communicate()
-        finally:
-            timer.cancel()
-        if late.is_set():
-            self.record["error"] = f"took longer than {timeout:g} seconds"
-        else:
-            self.record.update(self._read([line, *rest.splitlines()]))
+        self.record.update(late or self._read([line, *rest.splitlines()]))
         return True
 
     def _read(self, lines: list[str]) -> Record:
@@ -280,33 +288,16 @@ class Servers:
     def _run(self, job: Job, timeout: float) -> Record:
         name = job.environment.name
         process, errors = self._server(job)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(timeout, give_up)
-        timer.start()
         lines = []
-        try:
-            # If it died, what it printed will tell
-            with contextlib.suppress(OSError):
-                process.stdin.write(json.dumps(job.arguments) + "\n")
-                process.stdin.flush()
+        with _time_limit(process, timeout) as late:
+            _tell(process, json.dumps(job.arguments))
+            assert process.stdout is not None
             for line in process.stdout:
                 if (measured := _measured(line)) is not None:
                     return measured
                 lines.append(line)
-        finally:
-            timer.cancel()
-        record = _complaint(lines, errors)
         self._stop(name)
-        if late.is_set():
-            return {"error": f"took longer than {timeout:g} seconds"}
-        return record
+        return late or _complaint(lines, errors)
 
     def _server(self, job: Job) -> tuple[subprocess.Popen[str], IO[str]]:
         name = job.environment.name
