@@ -415,10 +415,16 @@ def mfdataset_h5netcdf(client: Client, folder: Path) -> list[Any]:
     return _open_mfdataset(folder, engine="h5netcdf")
 
 
-@reader("open-mfdataset-parallel", "open_dataset-t", modules=("xarray", "netCDF4"))
+@reader(
+    "open-mfdataset-parallel",
+    "open_dataset-t",
+    modules=("xarray", "h5netcdf", "netCDF4"),
+)
 def mfdataset_parallel(client: Client, folder: Path) -> list[Any]:
-    """xarray.open_mfdataset, parallel=True."""
-    return _open_mfdataset(folder, parallel=True)
+    """xarray.open_mfdataset, parallel=True, engine h5netcdf."""
+    # With engine netcdf4 the process crashes now and then: xarray asks for attributes
+    # of what it opens without its lock, and HDF5 does not bear two threads
+    return _open_mfdataset(folder, engine="h5netcdf", parallel=True)
 
 
 def keep_one(dataset: Any) -> Any:

@@ -517,9 +517,8 @@ def read_block(dataset: Any, step: int) -> np.ndarray:
 
 @workload(
     "open-dataset",
-    prepare=limit_cache,
     write=lambda folder: netcdf_files(folder, 8, 30),
-    modules=("xarray", "netCDF4"),
+    modules=("xarray", "h5netcdf", "netCDF4"),
 )
 def open_dataset(client: Client, folder: Path, prepared: None) -> Any:
     """4 delayed(xr.open_dataset), 120 block loads. Release: 775 / 867."""
@@ -527,7 +526,8 @@ def open_dataset(client: Client, folder: Path, prepared: None) -> Any:
 
     chunks = []
     for path in netcdf_files(folder, 8, 30)[:4]:
-        dataset = delayed(xarray.open_dataset)(path, engine="netcdf4")
+        # Not netcdf4: xarray opens with it outside its lock, and HDF5 may crash
+        dataset = delayed(xarray.open_dataset)(path, engine="h5netcdf")
         chunks += [delayed(read_block)(dataset, step) for step in range(30)]
     return weighted_mean(stack(chunks))
 
