@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from importlib import metadata
 from pathlib import Path
@@ -32,3 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
         f"`import distributed` finds {found}, not this fork; "
         f"run: pip install -e '{ROOT}[test]'"
     )
+
+
+@pytest.fixture
+def files_closed() -> None:
+    """Close what other tests left open now, not while a thread reads.
+
+    HDF5 does not bear it, and xarray takes no lock when a file is garbage.
+    """
+    gc.collect()

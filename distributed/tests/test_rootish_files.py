@@ -28,6 +28,8 @@ from distributed.tests.rootish_utils import (
     watch,
 )
 
+pytestmark = pytest.mark.usefixtures("files_closed")
+
 #: Two workers with two threads each, as in the report: opening eight files is not more
 #: than they can do at once.
 CLUSTER = [("127.0.0.1", 2)] * 2

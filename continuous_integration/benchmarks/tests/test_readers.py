@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
@@ -16,21 +15,13 @@ from continuous_integration.benchmarks.workloads import Unavailable
 pytestmark = [
     # What libraries and formats say about each other is not ours to mend
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("files_closed"),
 ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readers")
-
-
-@pytest.fixture(autouse=True)
-def files_closed() -> None:
-    """Close what other tests left open now, not while a thread reads.
-
-    HDF5 does not bear it, and xarray takes no lock when a file is garbage.
-    """
-    gc.collect()
 
 
 def seen(name: str, folder: Path, policy: str, marks: bool = True) -> Observation:
