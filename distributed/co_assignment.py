@@ -234,6 +234,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         "_group",
         "_made",
         "_next",
+        "_peeked",
         "_review_at",
         "chosen",
         "state",
@@ -249,6 +250,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _graph: tuple[float, ...]
     #: Number of blocks that were begun
     _count: int
+    #: The task that was chosen last, and the worker for which
+    _peeked: tuple[TaskState, WorkerState] | None
     #: The group that was met last; its tasks are alike
     _group: TaskGroup | None
     #: What is made of the output of its tasks
@@ -264,6 +267,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._begun = {}
         self._graph = ()
         self._count = 0
+        self._peeked = None
         self._group = None
 
     def peek(self) -> TaskState:
@@ -278,12 +282,34 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         """
         if not self._data:
             raise KeyError("peek into empty set")
+        self._peeked = None
         ws = self.state.decide_worker_rootish_queuing_enabled()
         if ws is None:
             return min(self._data, key=_priority)
         reason, ts = self._choose(ws)
         self.chosen[reason] += 1
+        self._peeked = (ts, ws)
         return ts
+
+    def worker_for(self, ts: TaskState) -> WorkerState | None:
+        """Return the worker for which :meth:`peek` chose a task, once.
+
+        Parameters
+        ----------
+        ts
+            A task that leaves the queue.
+
+        Returns
+        -------
+        WorkerState or None
+            None if it was not this task that was chosen last, or if the worker has no
+            thread free for it any more.
+        """
+        if self._peeked is None:
+            return None
+        chosen, ws = self._peeked
+        self._peeked = None
+        return ws if chosen is ts and ws in self.state.idle_task_count else None
 
     def add(self, value: TaskState) -> None:
         if self._begun and _priority(value) < self._graph:
@@ -318,6 +344,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     def clear(self) -> None:
         super().clear()
         self._group = None
+        self._peeked = None
         self._next.clear()
         self._begun.clear()
 

@@ -6,7 +6,7 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
-from distributed.co_assignment import make_queue
+from distributed.co_assignment import CoAssigningQueue, make_queue
 from distributed.rootish import GroupFacts, RootishPolicy, make_policy
 
 
@@ -43,16 +43,16 @@ class SchedulerState:
         that turned out to be little, it goes where its inputs are.
         """
         ts = self.tasks[key]
+        queue = self.queued
+        # The worker for which it was chosen a moment ago
+        ws = queue.worker_for(ts) if isinstance(queue, CoAssigningQueue) else None
         facts = ts.group.rootish_facts
-        if (
-            facts
-            and not facts.confirmed
-            and not self.is_rootish(ts)
-            and (ws := self.decide_worker_non_rootish(ts))
-        ):
-            self.queued.discard(ts)
-            return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
-        return self._transition_queued_processing_anywhere(key, stimulus_id)
+        if facts and not facts.confirmed and not self.is_rootish(ts):
+            ws = self.decide_worker_non_rootish(ts) or ws
+        if ws is None:
+            return self._transition_queued_processing_anywhere(key, stimulus_id)
+        queue.discard(ts)
+        return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
         """Pick a worker for a task that is not root-ish, beside the inputs that matter.

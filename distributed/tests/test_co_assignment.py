@@ -309,6 +309,7 @@ class FakeState:
 
     def __init__(self, nworkers: int = 1) -> None:
         self.running = {f"worker-{n}" for n in range(nworkers)}
+        self.idle_task_count = set(self.running)
         self.next: str | None = "worker-0"
 
     def decide_worker_rootish_queuing_enabled(self) -> str | None:
@@ -394,6 +395,28 @@ def test_nobody_is_free() -> None:
         queue.add(ts)
     state.next = None
     assert queue.peek() is loads[0]
+
+
+def test_worker_for_whom_it_was_chosen() -> None:
+    """What peek found out is used once, by the task that it is about, and if true."""
+    state, queue = make(2)
+    loads = pairs(2)
+    for ts in loads:
+        queue.add(ts)
+    state.next = "worker-1"
+    ts = queue.peek()
+    assert queue.worker_for(ts) == "worker-1"
+    assert queue.worker_for(ts) is None
+    assert queue.peek() is ts
+    assert queue.worker_for(loads[-1]) is None
+    assert queue.peek() is ts
+    state.idle_task_count.remove("worker-1")
+    assert queue.worker_for(ts) is None
+    queue.peek()
+    state.next = None
+    queue.peek()
+    state.idle_task_count.add("worker-1")
+    assert queue.worker_for(ts) is None
 
 
 def test_more_urgent_graph_interrupts_blocks() -> None:
