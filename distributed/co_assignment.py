@@ -41,7 +41,7 @@ import math
 import operator
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -71,6 +71,9 @@ LOOK_AHEAD = 16
 PATIENCE = 4
 
 _priority = operator.attrgetter("priority")
+
+#: A task that waits, and when it was added
+_Entry = tuple[Any, int, "weakref.ref[TaskState]"]
 
 
 class Block:
@@ -223,8 +226,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     Notes
     -----
-    Tasks of blocks have left the heap, and stay in the set. Each task costs O(log n)
-    amortised, as in the heap of the base, and O(its dependents) once.
+    Tasks come in order for the most part: all reads of a graph, or of a file. They are
+    kept in runs, and the runs, not the tasks, in a heap. A task costs O(log runs), and
+    O(its dependents) once. The heap of the base class stays empty.
     """
 
     __slots__ = (
@@ -232,16 +236,23 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         "_count",
         "_graph",
         "_group",
+        "_latest",
         "_made",
         "_next",
         "_peeked",
         "_review_at",
+        "_runs",
         "chosen",
         "state",
     )
 
     state: SchedulerState
     chosen: Counter[str]
+    #: Tasks that came in the order of their priority, one run after the other: a heap
+    #: by their first entries
+    _runs: list[deque[_Entry]]
+    #: The run that was begun last
+    _latest: deque[_Entry] | None
     #: Blocks that nobody has begun, in the order of their priority
     _next: deque[Block]
     #: Blocks of workers, in the order in which they were begun; all of one graph
@@ -263,6 +274,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         super().__init__(key=_priority)
         self.state = state
         self.chosen = Counter()
+        self._runs = []
+        self._latest = None
         self._next = deque()
         self._begun = {}
         self._graph = ()
@@ -312,37 +325,48 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return ws if chosen is ts and ws in self.state.idle_task_count else None
 
     def add(self, value: TaskState) -> None:
-        if self._begun and _priority(value) < self._graph:
+        if value in self._data:
+            return
+        priority = _priority(value)
+        if self._begun and priority < self._graph:
             # A graph that is more urgent has come
             self._return_all()
         elif self._next:
             last = self._next[-1].tasks
-            if last and _priority(value) < _priority(last[-1]):
-                self._return(self._next)
-        super().add(value)
+            if last and priority < _priority(last[-1]):
+                self._return_next()
+        self._data.add(value)
+        entry = self._entry(value)
+        run = self._latest
+        if run and priority > run[-1][0]:
+            run.append(entry)
+        else:
+            self._latest = self._new_run(entry)
 
     def __reduce__(self) -> Any:
-        self._return_all()
-        return super().__reduce__()
+        entries = [(_priority(ts), n, ts) for n, ts in enumerate(self.sorted())]
+        return HeapSet._unpickle, (self.key, len(entries), entries)
 
     def pop(self) -> TaskState:
-        self._return_all()
-        return super().pop()
+        ts = next(self.sorted())
+        self.discard(ts)
+        return ts
 
     def peekright(self) -> TaskState:
-        self._return_all()
-        return super().peekright()
+        return max(self._data, key=_priority)
 
     def popright(self) -> TaskState:
-        self._return_all()
-        return super().popright()
+        ts = self.peekright()
+        self.discard(ts)
+        return ts
 
     def sorted(self) -> Iterator[TaskState]:
-        self._return_all()
-        return super().sorted()
+        return iter(sorted(self._data, key=_priority))
 
     def clear(self) -> None:
         super().clear()
+        self._runs.clear()
+        self._latest = None
         self._group = None
         self._peeked = None
         self._next.clear()
@@ -435,17 +459,15 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return self._next[0].tasks[0] if self._draw() else None
 
     def _draw(self) -> bool:
-        """Make a block of what is on top of the heap; return whether there was any."""
+        """Make a block of the tasks that come next; return whether there was any."""
         ts = self._top()
         if ts is None:
             return False
-        heap = self._heap
-        heapq.heappop(heap)
+        self._take_top()
         tasks = deque([ts])
         end = end_of_block(ts)
         output = self._output_until_joined(ts)
-        # Another task makes at least 1
-        while output + 1 <= BLOCK_OUTPUT and (after := self._top()) is not None:
+        while (after := self._top()) is not None:
             if _priority(after) > end:
                 end = end_of_block(tasks[-1])
                 if _priority(after) > end:
@@ -453,18 +475,13 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             output += self._output_until_joined(after)
             if output > BLOCK_OUTPUT:
                 break
-            heapq.heappop(heap)
+            self._take_top()
             tasks.append(after)
-        if (
-            len(tasks) > 1
-            and (after := self._top()) is not None
-            and first_use(ts) < _priority(after)
-        ):
+        if len(tasks) > 1 and after is not None and first_use(ts) < _priority(after):
             # What is combined first is not torn
             while len(tasks) > 1 and _priority(after) < first_use(tasks[-1]):
                 after = tasks.pop()
-                self._push(after)
-        self._sorted = False
+                self._new_run(self._entry(after))
         self._next.append(Block(tasks))
         return True
 
@@ -478,32 +495,44 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return self._made
 
     def _top(self) -> TaskState | None:
-        """Return the task on top of the heap, if any, without taking it off."""
-        heap = self._heap
-        while heap:
-            ts = heap[0][2]()
+        """Return the task that comes next, if any, without taking it out of its run."""
+        while self._runs:
+            ts = self._runs[0][0][2]()
             if ts in self._data:
                 return ts
-            heapq.heappop(heap)
-            self._sorted = False
+            self._take_top()
         return None
 
-    def _push(self, ts: TaskState) -> None:
-        heapq.heappush(self._heap, (ts.priority, self._inc, weakref.ref(ts)))
-        self._inc += 1
+    def _take_top(self) -> None:
+        run = self._runs[0]
+        run.popleft()
+        if run:
+            heapq.heapreplace(self._runs, run)
+        else:
+            heapq.heappop(self._runs)
 
-    def _return(self, blocks: deque[Block]) -> None:
-        """Give the tasks of blocks back to the heap."""
+    def _entry(self, ts: TaskState) -> _Entry:
+        self._inc += 1
+        return _priority(ts), self._inc, weakref.ref(ts)
+
+    def _new_run(self, *entries: _Entry) -> deque[_Entry]:
+        run = deque(entries)
+        heapq.heappush(self._runs, run)
+        return run
+
+    def _return(self, blocks: Iterable[Block]) -> None:
+        """Make runs of blocks."""
         for block in blocks:
-            for ts in block.tasks:
-                if ts in self._data:
-                    self._push(ts)
-        self._sorted = False
-        blocks.clear()
+            if entries := [self._entry(ts) for ts in block.tasks if ts in self._data]:
+                self._new_run(*entries)
+
+    def _return_next(self) -> None:
+        self._return(self._next)
+        self._next.clear()
 
     def _return_all(self) -> None:
-        self._return(self._next)
-        self._return(deque(self._begun.values()))
+        self._return_next()
+        self._return(self._begun.values())
         self._begun.clear()
 
 

@@ -282,7 +282,7 @@ def larger_than_cluster(state: SchedulerState, tg: TaskGroup) -> bool:
     groups that are kept in memory (persisted) are done with, and do not count.
     """
     enough = TASKS_PER_THREAD * state.total_nthreads
-    if len(tg) > enough:
+    if tg._size > enough:
         return True
     prefix = tg.prefix
     states = prefix.states
