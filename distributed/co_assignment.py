@@ -63,8 +63,8 @@ JOINS = 2
 #: Steps from a task to that join, at most.
 STEPS = 8
 
-#: Blocks among which one is preferred whose inputs a worker has, and how often the
-#: first can be passed over.
+#: Tasks ahead within which a block is preferred whose inputs a worker has, and how many
+#: can be preferred to the first.
 LOOK_AHEAD = 16
 
 #: Other workers finish a block when so many blocks for each worker were begun after it.
@@ -91,7 +91,7 @@ class Block:
     number
         How many blocks had been begun when this one was.
     passed
-        How often a later block was preferred to this one.
+        How many tasks of later blocks were preferred to this one.
     """
 
     __slots__ = ("number", "passed", "tasks")
@@ -389,7 +389,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         n = 0
         if not _has_inputs(ws, self._next[0]) and (near := self._near(ws)):
             reason, n = "near", near
-            self._next[0].passed += 1
+            self._next[0].passed += len(self._next[near].tasks)
         block = self._next[n]
         del self._next[n]
         self._count += 1
@@ -428,7 +428,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if blocks[0].passed >= LOOK_AHEAD:
             return 0
         graph = graph_of(blocks[0].tasks[0])
-        for n in range(1, LOOK_AHEAD):
+        n = ahead = 0
+        while (ahead := ahead + len(blocks[n].tasks)) < LOOK_AHEAD:
+            n += 1
             if n == len(blocks) and not self._draw():
                 break
             if (

@@ -457,10 +457,26 @@ def test_near_is_bounded() -> None:
         connect(ts, fake(-1, who_has=["worker-0"]))
     for ts in far + near:
         queue.add(ts)
-    taken = [take(state, queue, 0) for _ in range(2 * LOOK_AHEAD + 2)]
-    assert taken[0] is near[0]
-    assert taken[-2:] == far
-    assert queue.chosen["near"] >= LOOK_AHEAD
+    taken = [take(state, queue, 0) for _ in range(LOOK_AHEAD + 2)]
+    assert taken == near[:LOOK_AHEAD] + far
+    assert queue.chosen["near"] >= LOOK_AHEAD / 2
+
+
+def test_near_does_not_look_far_ahead() -> None:
+    state, queue = make(2)
+    loads = pairs(LOOK_AHEAD)
+    far, near = loads[:LOOK_AHEAD], loads[LOOK_AHEAD:]
+    for ts in far:
+        connect(ts, fake(-1, who_has=["worker-1"]))
+    for ts in near:
+        connect(ts, fake(-1, who_has=["worker-0"]))
+    for ts in loads:
+        queue.add(ts)
+    assert take(state, queue, 0) is far[0]
+    # The first block is gone, and what comes after it within reach
+    assert take(state, queue, 1) is far[2]
+    assert take(state, queue, 0) is far[1]
+    assert take(state, queue, 0) is near[0]
 
 
 def test_worker_that_is_gone_or_left_behind() -> None:
