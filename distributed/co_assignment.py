@@ -506,12 +506,17 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return None
 
     def _take_top(self) -> None:
-        run = self._runs[0]
+        runs = self._runs
+        run = runs[0]
         run.popleft()
-        if run:
-            heapq.heapreplace(self._runs, run)
-        else:
-            heapq.heappop(self._runs)
+        if not run:
+            heapq.heappop(runs)
+        # As a rule, all of a run comes before the others. To compare the first entries
+        # is faster than to compare runs.
+        elif (len(runs) > 1 and runs[1][0] < run[0]) or (
+            len(runs) > 2 and runs[2][0] < run[0]
+        ):
+            heapq.heapreplace(runs, run)
 
     def _entry(self, ts: TaskState) -> _Entry:
         self._inc += 1
