@@ -348,11 +348,15 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return HeapSet._unpickle, (self.key, len(entries), entries)
 
     def pop(self) -> TaskState:
-        ts = next(self.sorted())
+        if not self._data:
+            raise KeyError("pop from an empty set")
+        ts = min(self._data, key=_priority)
         self.discard(ts)
         return ts
 
     def peekright(self) -> TaskState:
+        if not self._data:
+            raise KeyError("peek into empty set")
         return max(self._data, key=_priority)
 
     def popright(self) -> TaskState:

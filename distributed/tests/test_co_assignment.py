@@ -503,10 +503,39 @@ def test_is_a_set_in_order() -> None:
     assert list(queue.sorted()) == loads[1:]
     assert set(queue) == set(loads[1:])
     assert queue.pop() is loads[1]
-    assert len(queue) == 6
+    assert queue.peekright() is loads[-1]
+    assert queue.popright() is loads[-1]
+    assert len(queue) == 5
     queue.clear()
     assert not queue
     assert not list(queue.sorted())
+    for take_one in (queue.peek, queue.pop, queue.peekright, queue.popright):
+        with pytest.raises(KeyError):
+            take_one()
+
+
+def test_order_of_arrival_does_not_matter() -> None:
+    """Runs that overlap are merged, and tasks that left meanwhile are passed over."""
+    state, queue = make()
+    loads = pairs(12)
+    for start in (8, 0, 1, 3, 2):
+        for ts in loads[start::4]:
+            queue.add(ts)
+    for ts in loads[4::8]:
+        queue.discard(ts)
+    left = [ts for ts in loads if ts in queue]
+    assert len(left) < len(loads)
+    assert [take(state, queue) for _ in left] == left
+    assert not queue
+
+
+def test_pickle() -> None:
+    """What comes out is a plain set in order, as of the base."""
+    _, queue = make()
+    queue.add(fake(2))
+    queue.add(fake(1))
+    state, *arguments = queue.__reduce__()
+    assert [ts.priority[2] for ts in state(*arguments[0]).sorted()] == [1, 2]
 
 
 @given(st.randoms(use_true_random=False))
