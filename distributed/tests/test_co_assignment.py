@@ -446,15 +446,18 @@ def test_blocks_of_much_output_are_short() -> None:
     assert take(state, queue, 1) is loads[1]
 
 
+def with_inputs_on(worker: str, tasks: list[Any]) -> None:
+    for ts in tasks:
+        connect(ts, fake(-1, who_has=[worker]))
+
+
 def test_near_is_bounded() -> None:
     """However many blocks are near, the first is not passed over for ever."""
     state, queue = make(2)
     far = pairs(1)
     near = [ts for ts in pairs(3 * LOOK_AHEAD) if ts.priority[2] > 2]
-    for ts in far:
-        connect(ts, fake(-1, who_has=["worker-1"]))
-    for ts in near:
-        connect(ts, fake(-1, who_has=["worker-0"]))
+    with_inputs_on("worker-1", far)
+    with_inputs_on("worker-0", near)
     for ts in far + near:
         queue.add(ts)
     taken = [take(state, queue, 0) for _ in range(LOOK_AHEAD + 2)]
@@ -466,10 +469,8 @@ def test_near_does_not_look_far_ahead() -> None:
     state, queue = make(2)
     loads = pairs(LOOK_AHEAD)
     far, near = loads[:LOOK_AHEAD], loads[LOOK_AHEAD:]
-    for ts in far:
-        connect(ts, fake(-1, who_has=["worker-1"]))
-    for ts in near:
-        connect(ts, fake(-1, who_has=["worker-0"]))
+    with_inputs_on("worker-1", far)
+    with_inputs_on("worker-0", near)
     for ts in loads:
         queue.add(ts)
     assert take(state, queue, 0) is far[0]
