@@ -519,7 +519,7 @@ def cost(
         marks, ["--marks", "--no-marks"]
     )
     variants = [
-        tuple(map(str, ("--turns", "--graph", graph, *size, *cluster, switch)))
+        tuple(map(str, ("--graph", graph, *size, *cluster, switch)))
         for graph in graphs
         for switch in switches
     ]

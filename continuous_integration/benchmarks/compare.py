@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from continuous_integration.benchmarks.environments import (
     Environment,
     clean_environ,
@@ -40,8 +42,9 @@ METRICS = {
     "seconds": ("time (s)", 0.1),
 }
 
-#: What a process prints at the end of its turn.
-PAUSE = "pause"
+#: How long a process works until the next one does, in seconds: short beside what
+#: changes the speed of a machine, and long beside the time to fill its caches.
+TURN = 0.1
 
 Record = dict[str, Any]
 
@@ -130,14 +133,18 @@ def read_records(path: Path) -> dict[tuple[str, ...], Record]:
 
 
 def _start(
-    job: Job, arguments: Sequence[str], errors: IO[str]
+    job: Job,
+    arguments: Sequence[str],
+    errors: IO[str],
+    stdin: int = subprocess.PIPE,
+    stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(job.environment.python), "-m", job.module, *arguments],
         cwd=REPOSITORY,
         env=clean_environ(PYTHONHASHSEED=str(job.repeat + 1)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdin=stdin,
+        stdout=stdout,
         stderr=errors,
         text=True,
     )
@@ -194,67 +201,75 @@ def _new_record(job: Job) -> Record:
 
 
 class _Run:
-    """The process of one job, and the record that is made of what it prints."""
+    """The process of one job, which works in turns, and what it prints."""
 
-    def __init__(self, job: Job, record: Record, errors: IO[str]):
-        self.job = job
-        self.record = record
+    def __init__(self, job: Job, output: IO[str], errors: IO[str]):
+        self.output = output
         self.errors = errors
-        self.process: subprocess.Popen[str] | None = None
+        self.worked = 0.0
+        self.process = _start(job, job.arguments, errors, subprocess.DEVNULL, output)
+        self.suspend()
 
-    def take_turn(self, timeout: float) -> bool:
-        """Let the process work until it pauses or ends; return whether it ended."""
-        process = self.process
-        if process is None:
-            process = self.process = _start(self.job, self.job.arguments, self.errors)
-        else:
-            _tell(process, "")
-        with _time_limit(process, timeout) as late:
-            assert process.stdout is not None
-            line = process.stdout.readline().strip()
-            if line == PAUSE:
-                return False
-            rest, _ = process.communicate()
-        self.record.update(late or self._read([line, *rest.splitlines()]))
+    def suspend(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self.process.pid).suspend()
+
+    def take_turn(self, length: float) -> bool:
+        """Let the process work for so many seconds; return whether it ended."""
+        start = time.monotonic()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self.process.pid).resume()
+        try:
+            self.process.wait(length)
+        except subprocess.TimeoutExpired:
+            self.suspend()
+            return False
+        finally:
+            self.worked += time.monotonic() - start
         return True
 
-    def _read(self, lines: list[str]) -> Record:
+    def result(self) -> Record:
         """Return what the process measured, or what it complained about."""
-        assert self.process is not None
-        measured = _measured(lines[-1])
+        self.output.seek(0)
+        lines = self.output.read().splitlines()
+        measured = _measured(lines[-1]) if lines else None
         if self.process.returncode == 0 and measured is not None:
             return measured
         return _complaint(lines, self.errors)
 
     def kill(self) -> None:
-        """End the process, if there is one."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
+        """End the process, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
 
 
 def run_together(jobs: Sequence[Job], timeout: float) -> list[Record]:
     """Run jobs, each in a process of its own, in turns; return their records.
 
-    One process works at a time. Its turn is over when it prints a line that says
-    ``pause``; it goes on when it gets a line. A process that never pauses (as most) has
-    one turn.
+    One process works at a time, for :data:`TURN` seconds; the others are suspended,
+    but not processes that they have started.
 
-    A run that fails, or whose turn takes longer than ``timeout`` seconds, gives a
-    record with ``error``, which the next start tries again.
+    A run that fails, or works for longer than ``timeout`` seconds, gives a record with
+    ``error``, which the next start tries again.
     """
     records = [_new_record(job) for job in jobs]
     with contextlib.ExitStack() as stack:
-        waiting: deque[_Run] = deque()
+        waiting: deque[tuple[_Run, Record]] = deque()
         for job, record in zip(jobs, records):
+            output = stack.enter_context(tempfile.TemporaryFile("w+"))
             errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-            run = _Run(job, record, errors)
+            run = _Run(job, output, errors)
             stack.callback(run.kill)
-            waiting.append(run)
+            waiting.append((run, record))
         while waiting:
-            run = waiting.popleft()
-            if not run.take_turn(timeout):
-                waiting.append(run)
+            run, record = waiting.popleft()
+            length = TURN if waiting else timeout - run.worked
+            if run.take_turn(length):
+                record.update(run.result())
+            elif run.worked >= timeout:
+                record["error"] = f"took longer than {timeout:g} seconds"
+            else:
+                waiting.append((run, record))
     return records
 
 
@@ -334,7 +349,7 @@ def execute(
     path
         File of JSON lines that keeps the records.
     timeout
-        Longest time that one turn may take, in seconds.
+        Longest time that one run may work, in seconds.
     started
         Called before a batch with its first job.
     finished

@@ -7,10 +7,6 @@ measured is the CPU time inside the scheduler's handlers, and nothing else: neit
 simulation, nor the network, nor what dask does to materialise, order and unpickle the
 graph. (Those would be the same for every scheduler and hide differences.)
 
-Processes of several contenders can run in turns of a fraction of a second each, so that
-what else happens on the machine meets them all alike: with ``--turns`` this module
-prints a line every so many events, and goes on when it gets a line.
-
 The simulation is deterministic, so that two schedulers which decide alike do exactly
 the same work; and the module runs unchanged on the base as released and on the fork.
 The figures of one run are printed as a JSON object by ``python -m
@@ -26,7 +22,6 @@ import itertools
 import json
 import logging
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,7 +33,6 @@ import dask
 import dask.order
 from dask._task_spec import Task, TaskRef
 
-from continuous_integration.benchmarks.compare import PAUSE
 from continuous_integration.benchmarks.measure import (
     POLICIES,
     policy_setting,
@@ -296,10 +290,6 @@ class Simulation:
         What to compute.
     meter
         Called as a context manager around each call of the scheduler.
-    pause
-        Called every ``turn`` events.
-    turn
-        Number of events.
     """
 
     def __init__(
@@ -307,14 +297,10 @@ class Simulation:
         scheduler: Scheduler,
         graph: Graph,
         meter: Callable[[], Any],
-        pause: Callable[[], None] = lambda: None,
-        turn: int = 2_000,
     ):
         self.scheduler = scheduler
         self.graph = graph
         self.meter = meter
-        self.pause = pause
-        self.turn = turn
         self.workers: dict[str, _Worker] = {}
         self.client = _Mailbox()
         self.now = 0.0
@@ -392,7 +378,6 @@ class Simulation:
         _Hidden.content[0] = expression
         header, frames = serialize(_Hidden(0), serializers=["pickle"])
         order = dask.order.order(self.graph.tasks)
-        self.pause()
         keys = set(self.graph.outputs)
         with self.meter():
             await self.scheduler.update_graph(
@@ -414,14 +399,10 @@ class Simulation:
         RuntimeError
             When the client did not get all that it wants.
         """
-        for number in itertools.count(1):
-            if not self.events:
-                break
+        while self.events:
             self.now, _, action = heapq.heappop(self.events)
             action()
             self.deliver()
-            if number % self.turn == 0:
-                self.pause()
             self.queued = max(self.queued, len(self.scheduler.queued))
         for message in self.client.take():
             if message.get("op") == "key-in-memory":
@@ -564,7 +545,6 @@ async def run(
     marks: bool,
     workers: int,
     threads: int,
-    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure one graph once.
 
@@ -578,8 +558,6 @@ async def run(
         Whether the reads carry the mark of a data producer.
     workers, threads
         Number of simulated workers, and of threads on each.
-    pause
-        Called between parts of the work.
 
     Returns
     -------
@@ -596,7 +574,7 @@ async def run(
     count = len(graph.tasks)
     scheduler = Scheduler(dashboard=False, dashboard_address=":0", validate=False)
     meters = {phase: Meter() for phase in ("submit", "run", "release")}
-    simulation = Simulation(scheduler, graph, meters["submit"], pause)
+    simulation = Simulation(scheduler, graph, meters["submit"])
     await simulation.connect(workers, threads)
     gc.collect()
     gc.disable()
@@ -604,10 +582,8 @@ async def run(
         await simulation.submit()
         number = len(scheduler.task_groups)
         simulation.meter = meters["run"]
-        pause()
         simulation.run()
         simulation.meter = meters["release"]
-        pause()
         simulation.release()
     finally:
         gc.enable()
@@ -633,12 +609,6 @@ async def run(
     }
 
 
-def _wait_for_turn() -> None:
-    print(PAUSE, flush=True)
-    if not sys.stdin.readline():
-        raise SystemExit("nobody gives turns any more")
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--graph", "name", type=click.Choice(sorted(GRAPHS)), default="files")
 @click.option("--tasks", default=100_000, type=click.IntRange(1))
@@ -647,7 +617,6 @@ def _wait_for_turn() -> None:
 @click.option("--workers", default=10, type=click.IntRange(1))
 @click.option("--threads", default=2, type=click.IntRange(1))
 @click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has them.")
-@click.option("--turns", is_flag=True, help="Run in turns with other processes.")
 def main(
     name: str,
     tasks: int,
@@ -656,7 +625,6 @@ def main(
     workers: int,
     threads: int,
     policy: str | None,
-    turns: bool,
 ) -> None:
     """Measure the scheduler of this Python once; print a JSON object."""
     import distributed
@@ -675,7 +643,6 @@ def main(
                 marks=marks,
                 workers=workers,
                 threads=threads,
-                pause=_wait_for_turn if turns else lambda: None,
             )
         )
     click.echo(json.dumps(figures))
