@@ -8,7 +8,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,6 @@ _cluster = _options(
     click.option("--workers", default=4, show_default=True, type=click.IntRange(1)),
     click.option("--threads", default=1, show_default=True, type=click.IntRange(1)),
     click.option("--processes", is_flag=True, help="Give each worker its own process."),
-    click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has it."),
     click.option("--no-marks", is_flag=True, help="Strip the mark of every task."),
     click.option(
         "--folder",
@@ -96,10 +94,11 @@ _contenders = _options(
         "--contender",
         "names_",
         multiple=True,
-        metavar="base|again|fork|RELEASE",
+        metavar="base|again|fork|fork:SETTING=VALUE|RELEASE",
         default=("base", "fork"),
         help="Who takes part; give it several times. 'again' is the base once more, to "
-        "see the noise; RELEASE is a version of distributed.  [default: base, fork]",
+        "see the noise; SETTING one of distributed.scheduler; RELEASE a version of "
+        "distributed.  [default: base, fork]",
     ),
     click.option(
         "--environments",
@@ -115,6 +114,7 @@ _contenders = _options(
 
 @main.command()
 @_cluster
+@click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has it.")
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 def run(
@@ -187,6 +187,7 @@ def _execute(
 
     if fresh:
         path.unlink(missing_ok=True)
+    width = max(len(job.environment.name) for batch in batches for job in batch)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -204,7 +205,8 @@ def _execute(
         def finished(job: comparing.Job, record: comparing.Record) -> None:
             text = record["error"] if "error" in record else describe(record)
             progress.console.print(
-                f"{job.environment.name:10} #{job.repeat + 1}  {text}", markup=False
+                f"{job.environment.name:{width}} #{job.repeat + 1}  {text}",
+                markup=False,
             )
             progress.advance(bar)
 
@@ -250,7 +252,6 @@ def compare(
     workers: int,
     threads: int,
     processes: bool,
-    policy: str | None,
     no_marks: bool,
     folder: Path,
     repeats: int,
@@ -265,7 +266,7 @@ def compare(
 
     Without names all workloads. Each run has a cluster of its own, each repetition new
     processes throughout; what was measured before an interruption is not measured
-    again. A policy applies to the fork alone.
+    again.
     """
     contenders = environments(names_, parent, _report)
     options = [
@@ -285,14 +286,6 @@ def compare(
     )
     # Each by itself, so that an interruption loses one
     jobs = [[job] for batch in batches for job in batch]
-    if policy is not None:
-        more = ("--policy", policy)
-        jobs = [
-            [replace(job, arguments=job.arguments + more)]
-            if job.environment.name == "fork"
-            else [job]
-            for [job] in jobs
-        ]
 
     def describe(record: comparing.Record) -> str:
         return (

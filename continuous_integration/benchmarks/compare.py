@@ -142,7 +142,9 @@ def _start(
     return subprocess.Popen(
         [str(job.environment.python), "-m", job.module, *arguments],
         cwd=REPOSITORY,
-        env=clean_environ(PYTHONHASHSEED=str(job.repeat + 1)),
+        env=clean_environ(
+            PYTHONHASHSEED=str(job.repeat + 1), **dict(job.environment.variables)
+        ),
         stdin=stdin,
         stdout=stdout,
         stderr=errors,

@@ -1,9 +1,10 @@
 """One environment per contender, made with venv and pip and kept for the next time.
 
 A *contender* is ``base`` (the release that the fork is built from), ``again`` (the same
-environment once more: its ratios to ``base`` are the noise), ``fork`` (this tree), or
-the number of another release of distributed. Base and fork have the same libraries in
-the same versions and differ in nothing but ``distributed``.
+environment once more: its ratios to ``base`` are the noise), ``fork`` (this tree),
+``fork:SETTING=VALUE`` (this tree with a setting of ``distributed.scheduler``), or the
+number of another release of distributed. Base and fork have the same libraries in the
+same versions and differ in nothing but ``distributed``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import dask
 
 from continuous_integration.benchmarks.measure import REPOSITORY
 from continuous_integration.benchmarks.workloads import Unavailable
@@ -57,11 +60,14 @@ class Environment:
         Its interpreter.
     identity : str
         Changes when what is installed changes; results of one identity are comparable.
+    variables : tuple of (str, str)
+        Environment variables that hold its settings.
     """
 
     name: str
     python: Path
     identity: str
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 def source_identity() -> str:
@@ -223,7 +229,8 @@ def environments(
     Parameters
     ----------
     contenders
-        ``base``, ``again``, ``fork``, or numbers of releases of distributed.
+        ``base``, ``again``, ``fork``, ``fork:SETTING=VALUE``, or numbers of releases of
+        distributed.
     parent
         Folder of the environments.
     report
@@ -239,7 +246,11 @@ def environments(
 
 
 def _environment(name: str, parent: Path, report: Callable[[str], None]) -> Environment:
-    if name == "fork":
+    variables: tuple[tuple[str, str], ...] = ()
+    if setting := re.fullmatch(r"fork:([a-z-]+)=(.+)", name):
+        python, identity = fork_environment(parent, report)
+        variables = ((_variable(setting[1]), setting[2]),)
+    elif name == "fork":
         python, identity = fork_environment(parent, report)
     elif name in ("base", "again"):
         release = read_project(REPOSITORY).base
@@ -248,7 +259,15 @@ def _environment(name: str, parent: Path, report: Callable[[str], None]) -> Envi
         python, identity = release_environment(name, parent, report)
     else:
         raise Unavailable(
-            f"no contender {name!r}: give base, again, fork or a release such as "
-            "2024.12.0"
+            f"no contender {name!r}: give base, again, fork, fork:SETTING=VALUE or a "
+            "release such as 2024.12.0"
         )
-    return Environment(name, python, identity)
+    return Environment(name, python, identity, variables)
+
+
+def _variable(setting: str) -> str:
+    """Return the environment variable of a setting of ``distributed.scheduler``."""
+    path = f"distributed.scheduler.{setting}"
+    if dask.config.get(path, None) is None:
+        raise Unavailable(f"there is no setting {path}")
+    return "DASK_" + path.replace(".", "__").replace("-", "_").upper()

@@ -493,6 +493,36 @@ def test_unknown_contender(tmp_path: Path) -> None:
         environments.environments(["nobody"], tmp_path)
 
 
+def test_contender_with_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the fork, in processes that have the setting."""
+    monkeypatch.setattr(
+        environments,
+        "fork_environment",
+        lambda parent, report: (Path(sys.executable), "1"),
+    )
+    names = ["fork", "fork:rootish-policy=marked"]
+    fork, marked = environments.environments(names, tmp_path)
+    assert (fork.python, fork.identity) == (marked.python, marked.identity)
+    module = _write_module(
+        tmp_path,
+        monkeypatch,
+        """
+import dask, json, distributed
+print(json.dumps({"policy": dask.config.get("distributed.scheduler.rootish-policy")}))
+""",
+    )
+    jobs = [compare.Job(one, module, (), 0) for one in (fork, marked)]
+    assert jobs[0].key != jobs[1].key
+    records = compare.run_together(jobs, timeout=60)
+    assert [one["policy"] for one in records] == ["producers", "marked"]
+    with pytest.raises(
+        Unavailable, match=r"no setting distributed\.scheduler\.rootish$"
+    ):
+        environments.environments(["fork:rootish=1"], tmp_path)
+
+
 def test_failed_install_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"-c print.* failed: sorry$"):
         environments._run(
