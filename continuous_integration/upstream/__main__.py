@@ -1,0 +1,14 @@
+"""Run as ``python -m continuous_integration.upstream``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Test the fork as the project that it comes from does, and offer it there."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m continuous_integration.upstream")
