@@ -31,6 +31,7 @@ from continuous_integration.fork.project import our_files, read_project
 REQUIREMENTS = (
     "click",
     "dask[array,dataframe]",
+    "h5netcdf",
     "h5py",
     "netCDF4",
     "psutil",
