@@ -25,7 +25,7 @@ _STEERING = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 
 
 class _GitError(Exception):
-    """Its text is the last line that git printed."""
+    """Its text is what git says is wrong, in one line."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,15 @@ def _git(*arguments: str | Path) -> bytes:
     except FileNotFoundError:
         raise click.ClickException("git is needed: install it") from None
     if result.returncode:
-        lines = result.stderr.decode(errors="replace").split("\n")
-        raise _GitError(next((x for x in reversed(lines) if x.strip()), "git failed"))
+        raise _GitError(_reason(result.stderr.decode(errors="replace")))
     return result.stdout
+
+
+def _reason(printed: str) -> str:
+    """Return the line that says what is wrong; advice may come after it."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    fatal = [line.removeprefix("fatal: ") for line in lines if "fatal: " in line]
+    return (fatal or lines[-1:] or ["without a word"])[0]
 
 
 def clone(folder: Path, tag: str) -> None:

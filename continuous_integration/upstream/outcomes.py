@@ -63,11 +63,11 @@ def read_outcomes(
     -------
     outcomes : dict
         Name of a test, or of the module -> outcome.
-    last : str
-        The test that was finished last.
+    reached : str
+        ``in`` or ``after`` the last test, or nothing.
     """
     outcomes: dict[str, str] = {}
-    last = ""
+    reached = ""
     status = None
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in lines:
@@ -83,17 +83,17 @@ def read_outcomes(
                 name = {"failed": "error"}.get(report["outcome"], report["outcome"])
                 outcomes[module] = name
         elif kind == "TestReport":
-            last = report["nodeid"]
-            found = _outcome(report)
-            if found is not None and outcomes.get(last) != "failed":
-                outcomes[last] = found
+            test, found = report["nodeid"], _outcome(report)
+            reached = f"{'after' if report['when'] == 'teardown' else 'in'} {test}"
+            if found is not None and outcomes.get(test) != "failed":
+                outcomes[test] = found
     if code is None:
         outcomes[module] = "timed out"
-    elif code in (2, 4) and not last:
+    elif code in (2, 4) and not reached:
         outcomes[module] = "error"
     elif status is None or code not in (0, 1, 5):
         outcomes[module] = "crashed"
-    return outcomes, last
+    return outcomes, reached
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,13 @@ class Difference:
     @property
     def depends_on_company(self) -> bool:
         """Whether it may fail with the fork when others of its module run too."""
+        base = [outcome in FAILURES for outcome in self.alone.base]
         return (
             not self.needs_module
             and self.whole.only_fork_fails
             and self.alone.meaning() == FLAKY
+            # Not where the base alone has failed and passed: that is flaky enough
+            and (all(base) or not any(base))
         )
 
     @property

@@ -149,7 +149,7 @@ class Suite:
                 *(str(site / one) for one in tests or [module]),
             ]
             code = _wait(command, Path(folder), self._log(job), timeout)
-            outcomes, last = read_outcomes(report, module, code)
+            outcomes, reached = read_outcomes(report, module, code)
         return {
             "key": job.key,
             "contender": job.environment.name,
@@ -159,7 +159,7 @@ class Suite:
             "module": module,
             "tests": tests,
             "outcomes": outcomes,
-            "last": last,
+            "reached": reached,
         }
 
     def _log(self, job: Job) -> Path:
@@ -217,7 +217,7 @@ def describe(record: Record) -> str:
     text = f"{module}: {', '.join(counts) or 'no tests'}"
     if end is None:
         return text
-    return f"{text}; {end}" + (f" after {record['last']}" if record["last"] else "")
+    return f"{text}; {end} {record['reached']}".rstrip()
 
 
 def run_all(
@@ -262,8 +262,9 @@ def run_all(
         *((module,) for module in sorted(whole)),
         *((module, *tests) for module, tests in chosen.items()),
     ]
-    for repeat in range(1, repeats + 1):
-        records += run(jobs(things, repeat))
+    records += run(
+        [job for repeat in range(repeats) for job in jobs(things, repeat + 1)]
+    )
     for repeat in range(1, repeats + 1):
         results = Results(records)
         doubtful = {x.module for x in results.differences() if x.depends_on_company}
@@ -448,5 +449,5 @@ def _conclude(
         raise click.ClickException(f"{verdicts[BROKEN]} {BROKEN}")
     if verdicts[UNSETTLED]:
         raise click.ClickException(
-            f"{verdicts[UNSETTLED]} unsettled: use more --repeats"
+            f"{verdicts[UNSETTLED]} unsettled: give more --repeats"
         )
