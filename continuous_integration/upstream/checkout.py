@@ -157,7 +157,6 @@ def open_checkout(folder: Path) -> Checkout:
         )
     refusal = f"{folder} is not the root of a git checkout of {URL}"
     try:
-        prefix = _git("-C", folder, "rev-parse", "--show-prefix").strip()
         commit = _git("-C", folder, "rev-parse", "HEAD").decode().strip()
         listing = _git("-C", folder, "ls-tree", "-r", "-z", "--name-only", "HEAD")
         described = _git("-C", folder, "describe", "--tags", "--always")
@@ -171,11 +170,8 @@ def open_checkout(folder: Path) -> Checkout:
     )
     checkout = Checkout(folder, commit, described.decode().strip(), paths)
     # This project has a folder `distributed` too, but the package is not complete
-    if (
-        prefix
-        or not {"distributed/__init__.py", *SETTINGS} <= set(files)
-        or not checkout.modules
-    ):
+    needed = {"distributed/__init__.py", *SETTINGS}
+    if not needed <= set(files) or not checkout.modules:
         raise click.ClickException(refusal)
     return checkout
 

@@ -71,6 +71,7 @@ def test_is_well_installed():
     # The folder for what tests write is their own, the settings are upstream's
     assert not any(Path.cwd().iterdir())
     assert (package.parent / "conftest.py").exists()
+    assert not (package / "old" / "tests").exists()
     assert os.environ["DISABLE_IPV6"] == "1"
     assert "PYTEST_ADDOPTS" not in os.environ
 
@@ -500,7 +501,8 @@ def test_first():
     pass
 
 def test_hangs():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = subprocess.Popen(command)
     Path({str(tmp_path / "new")!r}).write_text(str(child.pid))
     Path({str(tmp_path / "new")!r}).rename({str(tmp_path / "pid")!r})
     child.wait()
