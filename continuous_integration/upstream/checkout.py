@@ -20,6 +20,9 @@ URL = "https://github.com/dask/distributed"
 #: Files beside the package that make its tests run as they do there.
 SETTINGS = ("conftest.py", "pyproject.toml")
 
+#: What else tests read, if the checkout has it.
+_ALSO_READ = ("docs/source/prometheus.rst",)
+
 #: What a git that was started by another, such as in a hook, would work on.
 _STEERING = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 
@@ -41,7 +44,8 @@ class Checkout:
     description : str
         The same for people: the last tag, and how far the commit is from it.
     paths : tuple of str
-        The files below ``tests`` folders of the package, with forward slashes.
+        The files that tests need, beside the package as installed: those below its
+        ``tests`` folders, and a few more; with forward slashes.
     """
 
     folder: Path
@@ -166,7 +170,8 @@ def open_checkout(folder: Path) -> Checkout:
     paths = tuple(
         path
         for path in files
-        if path.startswith("distributed/") and "tests" in path.split("/")[1:-1]
+        if path in (*SETTINGS, *_ALSO_READ)
+        or (path.startswith("distributed/") and "tests" in path.split("/")[1:-1])
     )
     checkout = Checkout(folder, commit, described.decode().strip(), paths)
     # This project has a folder `distributed` too, but the package is not complete
@@ -179,8 +184,12 @@ def open_checkout(folder: Path) -> Checkout:
 def _remove(site: Path) -> None:
     for folder in sorted((site / "distributed").rglob("tests"), reverse=True):
         shutil.rmtree(folder)
-    for name in SETTINGS:
+    for name in (*SETTINGS, *_ALSO_READ):
         (site / name).unlink(missing_ok=True)
+        # Not folders that something else is in
+        with contextlib.suppress(OSError):
+            for folder in list(PurePosixPath(name).parents)[:-1]:
+                (site / folder).rmdir()
 
 
 @contextlib.contextmanager
@@ -196,10 +205,9 @@ def laid_out(checkout: Checkout, sites: Sequence[Path]) -> Iterator[None]:
     sites
         Folders with a package ``distributed`` that has no tests.
     """
-    wanted = (*SETTINGS, *sorted({_tests_folder(path) for path in checkout.paths}))
-    what = ("archive", "--format=zip", checkout.commit, "--", *wanted)
+    what = ("archive", "--format=zip", checkout.commit, "--", *checkout.paths)
     try:
-        archive = _git("-C", checkout.folder, *what)
+        archive = _git("--literal-pathspecs", "-C", checkout.folder, *what)
     except _GitError as error:
         raise click.ClickException(
             f"the tests in {checkout.folder} cannot be read: {error}"
@@ -211,8 +219,3 @@ def laid_out(checkout: Checkout, sites: Sequence[Path]) -> Iterator[None]:
             with zipfile.ZipFile(io.BytesIO(archive)) as file:
                 file.extractall(site)
         yield
-
-
-def _tests_folder(path: str) -> str:
-    parts = path.split("/")
-    return "/".join(parts[: parts.index("tests") + 1])

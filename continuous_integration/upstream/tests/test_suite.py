@@ -71,6 +71,7 @@ def test_is_well_installed():
     # The folder for what tests write is their own, the settings are upstream's
     assert not any(Path.cwd().iterdir())
     assert (package.parent / "conftest.py").exists()
+    assert (package.parent / "docs" / "source" / "prometheus.rst").exists()
     assert not (package / "old" / "tests").exists()
     assert os.environ["DISABLE_IPV6"] == "1"
     assert "PYTEST_ADDOPTS" not in os.environ
@@ -126,6 +127,8 @@ def test_second():
 def test_third():
     pass
 """,
+    "docs/source/prometheus.rst": "",
+    "docs/source/other.rst": "",
     "distributed/comm/tests/__init__.py": "",
     "distributed/comm/tests/data.bin": "data",
     "distributed/comm/tests/test_import.py": HEAD
