@@ -188,8 +188,8 @@ def _remove(site: Path) -> None:
         (site / name).unlink(missing_ok=True)
         # Not folders that something else is in
         with contextlib.suppress(OSError):
-            for folder in list(PurePosixPath(name).parents)[:-1]:
-                (site / folder).rmdir()
+            for parent in list(PurePosixPath(name).parents)[:-1]:
+                (site / parent).rmdir()
 
 
 @contextlib.contextmanager
