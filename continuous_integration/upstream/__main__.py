@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import click
 
+from continuous_integration.upstream import suite
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Test the fork as the project that it comes from does, and offer it there."""
+
+
+main.add_command(suite.command)
 
 
 if __name__ == "__main__":
