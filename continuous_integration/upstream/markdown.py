@@ -18,6 +18,7 @@ from docutils.utils import SystemMessage
 from continuous_integration.fork import ForkError
 
 _SETTINGS = {
+    "doctitle_xform": False,  # a single section is none of its own otherwise
     "halt_level": 2,  # warnings
     "report_level": 5,  # by the exception alone
     "syntax_highlight": "none",
@@ -66,7 +67,9 @@ def sections(page: Path) -> list[Section]:
     try:
         return [
             Section(node[0].astext(), "\n\n".join(_blocks(node[1:])))
-            for node in tree.children
+            for whole in tree.children
+            if isinstance(whole, nodes.section)
+            for node in whole.children
             if isinstance(node, nodes.section)
         ]
     except NotImplementedError as error:
