@@ -138,7 +138,11 @@ def make_branch(
             tools = ROOT / BUILD / "upstream"
             paths = sorted([*code, *pages])
             checks = linters.run_hooks(copy.folder, paths, tools, click.echo)
-    counts = [*count(checkout, start, copy.commit), "", report.names(divergence)]
+    counts = [
+        *count(checkout, start, copy.commit),
+        "",
+        f"names: {report.names(divergence)}",
+    ]
     text = describe(ROOT, base=project.base, commit=start, counts=counts, checks=checks)
     description.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=description.parent) as temporary:
