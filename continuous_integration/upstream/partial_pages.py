@@ -9,11 +9,11 @@ comment of reStructuredText::
 
     What is to be read there instead.
 
-``replaces`` gives the first and the last paragraph of what is replaced (or the only
-one), ``after`` the paragraph that the text goes behind; with neither, it goes to the
-end of the section, before its first subsection. Paragraphs are named by a hash of their
-words, so that a page which says something else than what was read stops the merge.
-``which`` says for people what they are about. An item of a list is a paragraph.
+``replaces`` gives the paragraphs that are replaced, ``after`` the one that the text
+goes behind; with neither, it goes to the end of the section, before its first
+subsection. Paragraphs are named by a hash of their words, so that a page which says
+something else than what was read stops the merge. ``which`` says for people what they
+are about. An item of a list is a paragraph.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
     how
         ``replaces``, ``after``, or empty for the end of the section
     paragraphs
-        Fingerprints of the first and last paragraph that it replaces or follows
+        Fingerprints of those that it replaces, or of the one that it follows
     which
         What these are about
     lines
@@ -96,11 +96,11 @@ def read_pieces(text: str, path: str) -> list[Piece]:
         hows = [key for key in ("replaces", "after") if key in head]
         how = hows[0] if hows else ""
         paragraphs = tuple(head.get(how, "").split())
-        fits = len(paragraphs) in {"replaces": (1, 2), "after": (1,), "": (0,)}[how]
+        fits = {"replaces": paragraphs, "after": len(paragraphs) == 1, "": True}[how]
         if set(head) - set(_KEYS) or len(hows) > 1 or not fits:
             raise ForkError(
-                f"{path}: {section}: needs `replaces`, with one or two paragraphs, or "
-                "`after`, with one, or neither; and `which`"
+                f"{path}: {section}: needs `replaces`, with paragraphs, or `after`, "
+                "with one, or neither; and `which`"
             )
         if bool(how) != bool(head.get("which")):
             raise ForkError(f"{path}: {section}: say `which` paragraphs these are")
@@ -172,20 +172,22 @@ def _edit(
         if not ends:
             raise ForkError(f'{path}: section "{piece.section}" is empty')
         return ends[-1], ends[-1], ["", *piece.lines]
-    places = []
-    for fingerprint in piece.paragraphs:
-        same = [p for p in paragraphs if p.fingerprint == fingerprint]
-        if len(same) != 1:
-            raise ForkError(
-                f'{path}: section "{piece.section}" has {len(same) or "no"} '
-                f"paragraphs {fingerprint}, where {piece.which} were; it has now: "
-                + ", ".join(
-                    f"{p.fingerprint} ({' '.join(p.words.split()[:6])} ...)"
-                    for p in paragraphs
-                )
-            )
-        places.append(same[0])
-    first, last = places[0], places[-1]
+    marks = [p.fingerprint for p in paragraphs]
+    number = len(piece.paragraphs)
+    found = [
+        paragraphs[i : i + number]
+        for i in range(len(marks))
+        if tuple(marks[i : i + number]) == piece.paragraphs
+    ]
+    if len(found) != 1:
+        is_now = "there twice" if found else "not there"
+        head = (
+            f'{path}: section "{piece.section}": {piece.which} '
+            f"({' '.join(piece.paragraphs)}) is {is_now}; it has now"
+        )
+        now = [f"  {p.fingerprint} {p.words[:60]}" for p in paragraphs]
+        raise ForkError("\n".join([head, *now]))
+    first, last = found[0][0], found[0][-1]
     if piece.how == "replaces":
         return first.first, last.until, piece.lines
     new = ["", *piece.lines]

@@ -350,8 +350,9 @@ def test_place_in_a_page_is_gone(checkout: Path) -> None:
     edit(checkout / PAGE, "sweet.", "sweet or not.")
     commit(checkout)
     message = refused(checkout)
-    assert f'{PAGE}: section "Apples" has no paragraph' in message
-    assert "where the item on sweet apples" in message
+    assert f'{PAGE}: section "Apples": the item on sweet apples' in message
+    assert "is not there" in message
+    assert " 06116b47 2. Green ones are sour." in message
     git(checkout, "rm", "--quiet", PAGE)
     commit(checkout)
     assert f"{PAGE}: upstream has no such page" in refused(checkout)
@@ -490,7 +491,7 @@ def test_paragraphs() -> None:
     assert merged(piece.format(f"replaces: {first}")) == PAGE_TEXT.replace(
         "Apples grow on trees.", "New."
     )
-    assert merged(piece.format(f"replaces: {first} {other}")) == re.sub(
+    assert merged(piece.format(f"replaces: {first} {item} {other}")) == re.sub(
         r"Apples grow.*sour\.", "New.", PAGE_TEXT, flags=re.DOTALL
     )
     assert merged(piece.format(f"after: {item}")) == PAGE_TEXT.replace(
@@ -499,8 +500,10 @@ def test_paragraphs() -> None:
     wrapped = PAGE_TEXT.replace("are\n   sweet", "are sweet")
     pieces = [Piece("Apples", "replaces", (item,), "it", ["1. New."])]
     assert "\n1. New.\n2." in merge_page("page", wrapped, pieces)
-    with pytest.raises(ForkError, match="has no paragraphs 00000000, where it were"):
+    with pytest.raises(ForkError, match=r"it \(00000000\) is not there"):
         merged(piece.format("after: 00000000"))
+    with pytest.raises(ForkError, match="is not there"):
+        merged(piece.format(f"replaces: {first} {other}"))  # one is between them
     with pytest.raises(ForkError, match="replaced twice"):
         merged(*[piece.format(f"replaces: {first}")] * 2)
 
@@ -513,6 +516,7 @@ def test_paragraphs() -> None:
         ".. section: Apples\n   after: a b\n   which: it\n\nNew.",
         ".. section: Apples\n   after: a\n   replaces: b\n   which: it\n\nNew.",
         ".. section: Apples\n   after: a\n\nNew.",
+        ".. section: Apples\n   replaces:\n   which: it\n\nNew.",
         ".. section: Apples\n   which: it\n\nNew.",
         ".. section: Apples\n   before: a\n   which: it\n\nNew.",
     ],
