@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from continuous_integration.upstream import suite
+from continuous_integration.upstream.pull_request import pull_request
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,6 +14,7 @@ def main() -> None:
 
 
 main.add_command(suite.command)
+main.add_command(pull_request)
 
 
 if __name__ == "__main__":
