@@ -136,7 +136,7 @@ def summary(
 
 
 class Change(NamedTuple):
-    """A definition of the base that differs from the one that was reviewed.
+    """A definition of the base that differs from those that were reviewed.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ class Change(NamedTuple):
     fingerprint
         That it has now
     lines
-        Its difference to the one that was reviewed, or all of it if no copy of that is
-        at hand
+        Its difference to one that was reviewed, or all of it if no copy of such is at
+        hand
     """
 
     path: str
@@ -186,7 +186,7 @@ def changes(base: Base, divergence: Divergence, older: list[Base]) -> Iterator[C
                     continue
                 old = Source(other.text(path), path)
                 nodes = find(old.tree.body, name)
-                if nodes and fingerprint(nodes) == declared[name].get("base"):
+                if nodes and fingerprint(nodes) in declared[name].get("base", ()):
                     titles = f"{path} of {other.version}", f"{path} of {base.version}"
                     lines = list(
                         difflib.unified_diff(

@@ -146,11 +146,12 @@ def test_accept(copy: Path, base: Base, project: Project) -> None:
     before = json.loads((copy / DIVERGENCE).read_text(encoding="utf-8"))
     assert run(*options, answers="y\n").endswith("1 recorded\n")
     after = json.loads((copy / DIVERGENCE).read_text(encoding="utf-8"))
-    entry = before[SCHEDULER]["SchedulerState.is_rootish"]
-    assert entry != after[SCHEDULER]["SchedulerState.is_rootish"]
-    entry["base"] = after[SCHEDULER]["SchedulerState.is_rootish"]["base"]
+    # The base that was there before stays as good as this one
+    new = after[SCHEDULER]["SchedulerState.is_rootish"]["base"].pop()
     assert before == after
+    assert new not in before[SCHEDULER]["SchedulerState.is_rootish"]["base"]
     assert run("diff")
+    assert run("diff", "--base", str(base.root))
 
 
 def test_accept_compares_with_a_kept_base(copy: Path, project: Project) -> None:
