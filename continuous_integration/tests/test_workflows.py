@@ -29,13 +29,11 @@ def commands(path: Path) -> Iterator[str]:
     for job in read(path)["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
         for values in itertools.product(*matrix.values()):
-            known = dict(zip(matrix, values, strict=True))
             for step in job["steps"]:
-                yield re.sub(
-                    r"\$\{\{ matrix\.(\w+) \}\}",
-                    lambda found, known=known: known[found[1]],
-                    step.get("run", ""),
-                )
+                command = step.get("run", "")
+                for name, value in zip(matrix, values, strict=True):
+                    command = command.replace(f"${{{{ matrix.{name} }}}}", value)
+                yield command
 
 
 def parse(command: str) -> None:
@@ -73,9 +71,8 @@ def test_commands(path: Path) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for command in others:
         assert "\n" not in command, "the logic of a workflow belongs into a command"
-        install = re.fullmatch(
-            r"python -m pip install --editable '\.\[(\w+)\]'", command
-        )
+        pip = r"python -m pip install --editable '\.\[(\w+)\]'"
+        install = re.fullmatch(pip, command)
         if install:
             assert install[1] in extras
         elif command != ".ci/run":
