@@ -181,6 +181,14 @@ def drop(version: str) -> None:
 
 
 @main.command()
+def release() -> None:
+    """Raise the number at the end of the fork's version by one."""
+    head, _, number = read_project(ROOT).version.rpartition(".")
+    releases.number(ROOT, int(number) + 1)
+    click.echo(f"pyproject.toml makes this {head}.{int(number) + 1}")
+
+
+@main.command()
 @click.argument("target", type=click.Path(file_okay=False, path_type=Path))
 @_base_option
 def merge(target: Path, folder: Path | None) -> None:
@@ -246,7 +254,8 @@ def typecheck(folder: Path | None) -> None:
     }
     errors = []
     for line in result.stdout.splitlines():
-        path, number, *_ = (*line.split(":"), "")
+        name, number, *_ = (*line.split(":"), "")
+        path = Path(name).as_posix()
         if path not in ours or (number.isdecimal() and int(number) in ours[path]):
             errors.append(line)
     click.echo("\n".join([*errors, f"{len(modules)} modules of the fork checked"]))

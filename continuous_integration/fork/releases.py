@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from continuous_integration.fork import ForkError
@@ -76,21 +76,40 @@ def choose(root: Path, version: str, bases: Iterable[str]) -> None:
     ForkError
         If the two places cannot be found; nothing is written then
     """
-    path = root / "pyproject.toml"
-    text = path.read_text(encoding="utf-8")
     # A run-time dependency of the base
     from packaging.version import Version
 
     listed = ", ".join(f'"{v}"' for v in sorted(bases, key=Version))
-    for pattern, new in [
-        (r"""(?<=["']distributed==)[^"']+(?=["'])""", version),
-        (r"(?<=^bases = )\[.*\]$", f"[{listed}]"),
-    ]:
-        text, count = re.subn(pattern, new, text, flags=re.MULTILINE)
+    _write(
+        root,
+        {
+            r"""(?<=["']distributed==)[^"']+(?=["'])""": version,
+            r"(?<=^bases = )\[.*\]$": f"[{listed}]",
+        },
+    )
+
+
+def number(root: Path, release: int) -> None:
+    """Write the number of a release of the fork into ``pyproject.toml``.
+
+    Raises
+    ------
+    ForkError
+        If its place cannot be found
+    """
+    _write(root, {r"(?<=^release = )\d+$": str(release)})
+
+
+def _write(root: Path, values: Mapping[str, str]) -> None:
+    """Put values in the place of what matches a pattern in ``pyproject.toml``."""
+    path = root / "pyproject.toml"
+    text = path.read_text(encoding="utf-8")
+    for pattern, value in values.items():
+        text, count = re.subn(pattern, value, text, flags=re.MULTILINE)
         if count != 1:
             raise ForkError(
-                f"{path} must have one `distributed==VERSION` and one line "
-                "`bases = [VERSION, ...]`; change it by hand"
+                f"{path} must have one `distributed==VERSION`, one line `bases = "
+                "[VERSION, ...]` and one `release = NUMBER`; change it by hand"
             )
     path.write_text(text, encoding="utf-8", newline="\n")
 

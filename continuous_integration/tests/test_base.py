@@ -53,7 +53,7 @@ def install(site: Path, version: str) -> None:
     record = [f"{info.name}/RECORD,,"]
     for path, text in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
-        (site / path).write_text(text, encoding="utf-8")
+        (site / path).write_text(text, encoding="utf-8", newline="\n")
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
         record.append(f"{path},sha256={digest.decode().rstrip('=')},{len(text)}")
     (info / "RECORD").write_text("\n".join(record) + "\n")

@@ -110,6 +110,14 @@ def test_rebase(root: Path, index: Path) -> None:
     run("rebase", "0.10")
 
 
+def test_release(root: Path) -> None:
+    before = (root / "pyproject.toml").read_text()
+    assert run("release") == "pyproject.toml makes this 1.0+rootish.2\n"
+    after = (root / "pyproject.toml").read_text()
+    assert after == before.replace("release = 1\n", "release = 2\n")
+    assert read_project(root).version == "1.0+rootish.2"
+
+
 def test_rebase_on_a_changed_definition(root: Path, index: Path) -> None:
     publish(index, "1.1", "1")
     publish(index, "1.2", "2")
