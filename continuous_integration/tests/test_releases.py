@@ -235,7 +235,7 @@ def test_issue(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "failed: FileNotFoundError: " in text.splitlines()[-1]
     monkeypatch.setattr(releases, "GH", (str(tmp_path / "gh"),))
     text = run("rebase", "1.1", "--issue", code=1).splitlines()[-1]
-    assert text == f"Error: {tmp_path / 'gh'} cannot be run: No such file or directory"
+    assert text.startswith(f"Error: {tmp_path / 'gh'} cannot be run: ")
 
 
 def test_every_base(tmp_path: Path) -> None:
