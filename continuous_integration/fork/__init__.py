@@ -11,6 +11,7 @@ module                  what it does
 ``tree``                all of it: the files of the fork, in memory or in a folder
 ``hooks``               hatchling's hooks: metadata, wheel, sdist, editable wheel
 ``startup``             what an editable install runs in every Python that starts
+``releases``            other bases: got from the package index, chosen, dropped
 ``report``              differences between fork and base, and between two bases
 ``__main__``            ``python -m continuous_integration.fork``
 ======================  ==============================================================

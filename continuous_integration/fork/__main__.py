@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from continuous_integration.fork import ForkError, report, tree
+from continuous_integration.fork import ForkError, releases, report, tree
 from continuous_integration.fork.base import Base, available_base, folder_base, storage
 from continuous_integration.fork.project import (
     Project,
@@ -91,7 +92,8 @@ def accept(
     """Review definitions of the base that changed, and record them as reviewed.
 
     Without NAMEs, all that the fork replaces, extends or relies on and whose
-    fingerprint is not the one recorded, one after another.
+    fingerprint is not recorded, one after another. What was recorded before stays, for
+    the other bases; see `drop`.
     """
     project = read_project(ROOT)
     divergence = read_divergence(ROOT)
@@ -110,11 +112,80 @@ def accept(
             continue
         click.echo("\n".join([f"{change.path}: {change.name}", *change.lines]))
         if yes or click.confirm("Record this as reviewed?"):
-            divergence[change.path][change.name]["base"] = change.fingerprint
+            entry = divergence[change.path][change.name]
+            entry.setdefault("base", []).append(change.fingerprint)
             count += 1
     if count:
         write_divergence(ROOT, divergence)
     click.echo(f"{count} recorded")
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    # One that pip reads otherwise, such as `1.*`, could not be kept under its name
+    if value == "newest" or re.fullmatch(r"\d+(\.\d+)+", value):
+        return value
+    raise click.BadParameter(f"{value!r} is not the number of a release")
+
+
+@main.command()
+@click.argument("version", metavar="VERSION|newest", callback=_version)
+@click.option("--issue", is_flag=True, help="File what is to be done, too.")
+def rebase(version: str, issue: bool) -> None:
+    """Make another release of distributed the base.
+
+    It is fetched from the package index and named in pyproject.toml. If the fork cannot
+    be made from it yet, what stands in the way is printed, and the command fails. With
+    --issue that is also put into an issue of the repository, with `gh`; the open one
+    for the same release is renewed.
+    """
+    project = read_project(ROOT)
+    base = releases.download(None if version == "newest" else version, ROOT)
+    releases.choose(ROOT, base.version, {*project.bases, base.version})
+    click.echo(f"pyproject.toml names distributed {base.version} as the base")
+    lines = list(releases.problems(ROOT, base))
+    if not lines:
+        click.echo("The fork can be made from it: run `pip install -e .`")
+        return
+    click.echo("\n".join(lines))
+    if issue:
+        command = "python -m continuous_integration.fork"
+        steps = f"    {command} rebase {base.version}\n    {command} accept"
+        text = "\n".join([*(f"- {line}" for line in lines), "", steps, ""])
+        title = f"The fork cannot be made from distributed {base.version}"
+        click.echo(releases.tell(title, text))
+    raise ForkError(
+        f"the fork cannot be made from distributed {base.version} yet; see "
+        "`python -m continuous_integration.fork accept`"
+    )
+
+
+@main.command()
+@click.argument("version")
+def drop(version: str) -> None:
+    """Support a release as a base no longer.
+
+    Fingerprints that no other base has are removed.
+    """
+    project = read_project(ROOT)
+    bases = [v for v in project.bases if v != version]
+    if version == project.base:
+        raise click.UsageError(f"{version} is the base; `rebase` to another one first")
+    if len(bases) == len(project.bases):
+        raise click.UsageError(f"{version} is not among {', '.join(project.bases)}")
+    divergence = read_divergence(ROOT)
+    copies = [releases.download(v, ROOT) for v in bases]
+    count = releases.forget(divergence, copies)
+    releases.choose(ROOT, project.base, bases)
+    write_divergence(ROOT, divergence)
+    click.echo(f"Left: {', '.join(bases)}; {count} fingerprints removed")
+
+
+@main.command()
+def release() -> None:
+    """Raise the number at the end of the fork's version by one."""
+    head, _, number = read_project(ROOT).version.rpartition(".")
+    releases.number(ROOT, int(number) + 1)
+    click.echo(f"pyproject.toml makes this {head}.{int(number) + 1}")
 
 
 @main.command()
@@ -178,7 +249,8 @@ def typecheck(folder: Path | None) -> None:
     }
     errors = []
     for line in result.stdout.splitlines():
-        path, number, *_ = (*line.split(":"), "")
+        name, number, *_ = (*line.split(":"), "")
+        path = Path(name).as_posix()
         if path not in ours or (number.isdecimal() and int(number) in ours[path]):
             errors.append(line)
     click.echo("\n".join([*errors, f"{len(modules)} modules of the fork checked"]))

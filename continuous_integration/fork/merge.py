@@ -48,7 +48,7 @@ Scope = Union[ast.Module, ast.ClassDef]
 
 
 def changed_names(source: Source, declared: Mapping[str, Entry]) -> Iterator[str]:
-    """Yield the names whose definition in the base is not the one that was reviewed.
+    """Yield the names whose definition in the base was not reviewed.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def changed_names(source: Source, declared: Mapping[str, Entry]) -> Iterator[str
                     f"{source.path}: the base has no {name}, which {DIVERGENCE} says "
                     f"the fork {entry['how'].replace('-', ' ')}"
                 )
-            if fingerprint(nodes) != entry.get("base"):
+            if fingerprint(nodes) not in entry.get("base", ()):
                 yield name
 
 

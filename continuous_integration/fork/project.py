@@ -37,8 +37,9 @@ class Entry(TypedDict, total=False):
     how: str
     #: Why the fork needs it
     why: str
-    #: Fingerprint of the base's definition
-    base: str
+    #: Fingerprints of the base's definition that were reviewed; supported bases may
+    #: have different ones
+    base: list[str]
     #: Private name under which a replaced definition stays callable, beside its heir
     keeps: str
     #: Name of the base, in the same scope, that an added definition goes behind
@@ -62,16 +63,19 @@ class Project(NamedTuple):
         Version of the fork
     entry_points
         Entry points that the fork adds: group -> name -> object reference
+    bases
+        All the versions that the fork can be based on, in order
     """
 
     root: Path
     base: str
     version: str
     entry_points: dict[str, dict[str, str]]
+    bases: tuple[str, ...]
 
 
 def read_project(root: Path) -> Project:
-    """Read the version of the base, which ``build-system.requires`` alone states.
+    """Read the version of the base, which ``build-system.requires`` alone chooses.
 
     Parameters
     ----------
@@ -89,6 +93,7 @@ def read_project(root: Path) -> Project:
         import tomli as tomllib
     # A run-time dependency of the base and of hatchling
     from packaging.requirements import Requirement
+    from packaging.version import Version
 
     path = root / "pyproject.toml"
     try:
@@ -111,6 +116,7 @@ def read_project(root: Path) -> Project:
         base,
         f"{base}+rootish.{settings['release']}",
         settings["entry-points"],
+        tuple(sorted({base, *settings["bases"]}, key=Version)),
     )
 
 
@@ -137,6 +143,8 @@ def read_divergence(root: Path) -> Divergence:
                 raise ForkError(f"{where}: unknown: {', '.join(sorted(unknown))}")
             if not entry.get("why"):
                 raise ForkError(f"{where}: `why` is missing; say why the fork needs it")
+            if not isinstance(entry.get("base", []), list):
+                raise ForkError(f"{where}: `base` must be a list of fingerprints")
             allowed = {"replaces": "keeps", "adds": "after", "appends": "after"}
             for option in ("keeps", "after"):
                 if option in entry and allowed.get(entry["how"]) != option:

@@ -147,7 +147,7 @@ def names(divergence: Divergence) -> str:
 
 
 class Change(NamedTuple):
-    """A definition of the base that differs from the one that was reviewed.
+    """A definition of the base that differs from those that were reviewed.
 
     Parameters
     ----------
@@ -156,8 +156,8 @@ class Change(NamedTuple):
     fingerprint
         That it has now
     lines
-        Its difference to the one that was reviewed, or all of it if no copy of that is
-        at hand
+        Its difference to one that was reviewed, or all of it if no copy of such is at
+        hand
     """
 
     path: str
@@ -197,7 +197,7 @@ def changes(base: Base, divergence: Divergence, older: list[Base]) -> Iterator[C
                     continue
                 old = Source(other.text(path), path)
                 nodes = find(old.tree.body, name)
-                if nodes and fingerprint(nodes) == declared[name].get("base"):
+                if nodes and fingerprint(nodes) in declared[name].get("base", ()):
                     titles = f"{path} of {other.version}", f"{path} of {base.version}"
                     lines = list(
                         difflib.unified_diff(

@@ -97,7 +97,10 @@ class ForkFinder:
         temporary = f"{memo}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as f:
             f.write(f"{tree}\n{state}")
-        os.replace(temporary, memo)
+        try:
+            os.replace(temporary, memo)
+        except PermissionError:  # Windows: another process reads it at this moment
+            os.unlink(temporary)
         return tree
 
     def state(self) -> Iterator[str]:

@@ -53,7 +53,7 @@ def install(site: Path, version: str) -> None:
     record = [f"{info.name}/RECORD,,"]
     for path, text in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
-        (site / path).write_text(text, encoding="utf-8")
+        (site / path).write_text(text, encoding="utf-8", newline="\n")
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
         record.append(f"{path},sha256={digest.decode().rstrip('=')},{len(text)}")
     (info / "RECORD").write_text("\n".join(record) + "\n")
@@ -70,8 +70,8 @@ def test_installed(site: Path, tmp_path: Path) -> None:
     assert store(base, tmp_path) == stored
     assert (tmp_path / store_licence("1.0", tmp_path)).read_text() == "Theirs\n"
     assert stored == folder_base(stored.root, "1.0")
-    assert available_base(Project(tmp_path, "1.0", "", {})) == stored
-    assert available_base(Project(tmp_path / "other", "1.0", "", {})) == base
+    assert available_base(Project(tmp_path, "1.0", "", {}, ())) == stored
+    assert available_base(Project(tmp_path / "other", "1.0", "", {}, ())) == base
 
 
 def test_not_installed(site: Path) -> None:
@@ -109,7 +109,7 @@ def test_no_base_at_hand(site: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ForkError, match=r"no copy of distributed 1\.0 at hand: run `pip"
     ):
-        available_base(Project(tmp_path, "1.0", "1.0+rootish.1", {}))
+        available_base(Project(tmp_path, "1.0", "1.0+rootish.1", {}, ()))
 
 
 def test_folder_without_base(tmp_path: Path) -> None:
@@ -128,14 +128,17 @@ def test_errors_are_one_line(site: Path) -> None:
 def write_project(root: Path, requires: list[str]) -> None:
     (root / "pyproject.toml").write_text(
         f"build-system.requires = {json.dumps(requires)}\n"
-        "[tool.rootish]\nrelease = 7\nentry-points.x.y = 'z'\n"
+        "[tool.rootish]\nrelease = 7\nbases = ['0.10', '0.9']\n"
+        "entry-points.x.y = 'z'\n"
     )
 
 
 def test_project(tmp_path: Path) -> None:
     write_project(tmp_path, ["hatchling>=1", "distributed == 1.0"])
     project = read_project(tmp_path)
-    assert project == (tmp_path, "1.0", "1.0+rootish.7", {"x": {"y": "z"}})
+    bases = ("0.9", "0.10", "1.0")
+    entry_points = {"x": {"y": "z"}}
+    assert project == Project(tmp_path, "1.0", "1.0+rootish.7", entry_points, bases)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,9 @@ def test_base_must_be_named(tmp_path: Path, requires: list[str]) -> None:
 
 def test_base_is_named_once(project: Project) -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert text.count(project.base) == 1
+    assert text.count(f"distributed=={project.base}") == 1
+    # Beside that, only where all that it can be are listed
+    assert text.count(project.base) == 2
 
 
 def write_divergence(root: Path, content: object) -> None:
@@ -164,6 +169,7 @@ def write_divergence(root: Path, content: object) -> None:
         ({"how": "removes", "why": "x"}, "`how` must be one of replaces, extends"),
         ({"how": "adds"}, "`why` is missing"),
         ({"how": "adds", "why": "x", "whom": "y"}, "unknown: whom"),
+        ({"how": "extends", "why": "x", "base": "y"}, "`base` must be a list of"),
         ({"how": "adds", "why": "x", "keeps": "y"}, "`keeps` means nothing for `adds`"),
         ({"how": "extends", "why": "x", "after": "y"}, "`after` means nothing for"),
     ],

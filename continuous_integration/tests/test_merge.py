@@ -80,7 +80,7 @@ def merge(ours: str, declared: dict[str, dict[str, str]], base: str = BASE) -> s
         entry = cast(Entry, {"why": "it is a test", **given})
         nodes = find(source.tree.body, name)
         if HOWS[entry["how"]] and nodes:
-            entry.setdefault("base", fingerprint(nodes))
+            entry.setdefault("base", [fingerprint(nodes)])
         entries[name] = entry
     return merge_module(PATH, base, f'"""Partial module."""\n{ours}', entries)
 
@@ -353,12 +353,12 @@ def test_relies_on() -> None:
         ("os = 1", {"os": {"how": "adds"}}, "the base already has os"),
         (
             "def helper():\n    pass",
-            {"helper": {"how": "replaces", "base": "0" * 16}},
+            {"helper": {"how": "replaces", "base": ["0" * 16]}},
             "the base's helper changed since .* `python -m continuous_integration.fork",
         ),
         (
             "",
-            {"helper": {"how": "relies-on", "base": ""}},
+            {"helper": {"how": "relies-on", "base": []}},
             "the base's helper changed since",
         ),
         (

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     (root / "continuous_integration/__init__.py").touch()
     (root / "pyproject.toml").write_text(
         'build-system.requires = ["distributed==1.0"]\n'
-        "[tool.rootish]\nrelease = 1\nentry-points = {}\n"
+        "[tool.rootish]\nrelease = 1\nbases = []\nentry-points = {}\n"
     )
     divergence = {"distributed/core.py": {"f": {"how": "adds", "why": "a test"}}}
     (root / FORK / "divergence.json").write_text(json.dumps(divergence))
@@ -206,7 +206,7 @@ def test_stale_trees_are_removed(root: Path) -> None:
         (
             "pyproject.toml",
             'build-system.requires = ["distributed==1.1"]\n'
-            "[tool.rootish]\nrelease = 1\nentry-points = {}\n",
+            "[tool.rootish]\nrelease = 1\nbases = []\nentry-points = {}\n",
             "says distributed 1.1+rootish.1, but 1.0+rootish.1 is installed; run `pip",
         ),
     ],

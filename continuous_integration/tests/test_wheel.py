@@ -202,7 +202,7 @@ def test_sdist_holds_our_files_only(dist: Dist, checkout: Path) -> None:
         names = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
     tracked = set(run("git", "ls-files", cwd=checkout).splitlines())
     assert names - tracked == {"PKG-INFO"}
-    assert tracked - names <= {".gitignore"}
+    assert tracked - names <= {".gitattributes", ".gitignore"}
     assert {"LICENSE.txt", "distributed/scheduler.py", "pyproject.toml"} <= names
 
 
