@@ -286,10 +286,10 @@ def test_no_room(tmpdir_env, tmp_path, monkeypatch):
     ("moment", "kill", "signum"),
     [
         # A terminal sends it to the workers too, a supervisor does not.
-        ("Writing 0001", os.killpg, signal.SIGINT),
-        ("Starting", os.killpg, signal.SIGINT),
-        ("Computing", os.killpg, signal.SIGINT),
-        ("Computing", os.kill, signal.SIGTERM),
+        ("Writing 0001", "killpg", signal.SIGINT),
+        ("Starting", "killpg", signal.SIGINT),
+        ("Computing", "killpg", signal.SIGINT),
+        ("Computing", "kill", signal.SIGTERM),
     ],
 )
 def test_interrupt_leaves_nothing_behind(moment, kill, signum, tmpdir_env, tmp_path):
@@ -308,7 +308,7 @@ def test_interrupt_leaves_nothing_behind(moment, kill, signum, tmpdir_env, tmp_p
                 line = process.stderr.readline()
                 assert line, before
                 before += line
-            kill(process.pid, signum)
+            getattr(os, kill)(process.pid, signum)
             _, after = process.communicate(timeout=120)
         finally:
             process.kill()
