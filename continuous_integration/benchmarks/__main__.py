@@ -7,7 +7,7 @@ import gc
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from continuous_integration.benchmarks import compare as comparing
 
 # Registers its workloads
 from continuous_integration.benchmarks import computations  # noqa: F401
-from continuous_integration.benchmarks.environments import Environment, environments
+from continuous_integration.benchmarks.environments import (
+    Environment,
+    environments,
+    identities,
+)
 from continuous_integration.benchmarks.measure import (
     POLICIES,
     REPOSITORY,
@@ -25,7 +29,7 @@ from continuous_integration.benchmarks.measure import (
     thin,
 )
 from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
-from continuous_integration.benchmarks.progress import execute_visibly
+from continuous_integration.benchmarks.progress import execute_visibly, say
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
 from continuous_integration.fork import ForkError
@@ -166,14 +170,6 @@ def run(
                 )
 
 
-def _identities(contenders: Sequence[Environment]) -> str:
-    return "\n".join(f"- {one.name}: {one.identity}" for one in contenders)
-
-
-def _report(message: str) -> None:
-    click.echo(message + " ...", err=True)
-
-
 @main.command()
 @_cluster
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
@@ -209,7 +205,7 @@ def compare(
     processes throughout; what was measured before an interruption is not measured
     again.
     """
-    contenders = environments(names_, parent, _report)
+    contenders = environments(names_, parent, say)
     options = [
         *("--workers", str(workers), "--threads", str(threads)),
         *("--folder", str(folder.resolve()), "--json"),
@@ -252,7 +248,7 @@ def compare(
     text = (
         f"{workers} workers x {threads} threads {where}, medians of {repeats}, ratios "
         f"to {contenders[0].name}; {comparing.machine()}\n\n"
-        f"{_identities(contenders)}\n\n{text}\n"
+        f"{identities(contenders)}\n\n{text}\n"
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
@@ -446,7 +442,7 @@ def cost(
             )
     if len(names_) < 2:
         raise click.BadParameter("give at least two", param_hint="--contender")
-    contenders = environments(names_, parent, _report)
+    contenders = environments(names_, parent, say)
     size = ("--tasks", tasks, "--groups", groups)
     cluster = ("--workers", workers, "--threads", threads)
     switches = {"with": ["--marks"], "without": ["--no-marks"]}.get(
@@ -509,7 +505,7 @@ def cost(
     text = (
         f"CPU time of the scheduler per task, {pairs} pairs, {workers} workers x "
         f"{threads} threads (simulated); {comparing.machine()}\n\n"
-        f"{_identities(contenders)}\n\n| {' | '.join(head)} |\n"
+        f"{identities(contenders)}\n\n| {' | '.join(head)} |\n"
         f"|---{'|---:' * (len(head) - 1)}|\n" + "\n".join(lines) + "\n"
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -193,7 +193,8 @@ def _complaint(lines: Iterable[str], errors: IO[str]) -> Record:
     return {"error": lines[-1].strip() if lines else "it printed nothing"}
 
 
-def _new_record(job: Job) -> Record:
+def new_record(job: Job) -> Record:
+    """Return what every record has: which run it is of, and when that was recorded."""
     return {
         "key": job.key,
         "contender": job.environment.name,
@@ -254,7 +255,7 @@ def run_together(jobs: Sequence[Job], timeout: float) -> list[Record]:
     A run that fails, or works for longer than ``timeout`` seconds, gives a record with
     ``error``, which the next start tries again.
     """
-    records = [_new_record(job) for job in jobs]
+    records = [new_record(job) for job in jobs]
     with contextlib.ExitStack() as stack:
         waiting: deque[tuple[_Run, Record]] = deque()
         for job, record in zip(jobs, records):
@@ -300,7 +301,7 @@ class Servers:
         A run that fails, or takes longer than ``timeout`` seconds, gives a record with
         ``error``, which the next start tries again.
         """
-        return [{**_new_record(job), **self._run(job, timeout)} for job in jobs]
+        return [{**new_record(job), **self._run(job, timeout)} for job in jobs]
 
     def _run(self, job: Job, timeout: float) -> Record:
         name = job.environment.name

@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class Environment:
     python: Path
     identity: str
     variables: tuple[tuple[str, str], ...] = ()
+
+
+def identities(contenders: Iterable[Environment]) -> str:
+    """Return a list of what the contenders are, as Markdown."""
+    return "\n".join(f"- {one.name}: {one.identity}" for one in contenders)
 
 
 def source_identity() -> str:
@@ -310,10 +315,9 @@ def environments(
 
 def _environment(name: str, parent: Path, report: Callable[[str], None]) -> Environment:
     variables: tuple[tuple[str, str], ...] = ()
-    if setting := re.fullmatch(r"fork:([a-z-]+)=(.+)", name):
-        python, identity = fork_environment(parent, report)
-        variables = ((_variable(setting[1]), setting[2]),)
-    elif name == "fork":
+    if fork := re.fullmatch(r"fork(?::([a-z-]+)=(.+))?", name):
+        if fork[1]:
+            variables = ((_variable(fork[1]), fork[2]),)
         python, identity = fork_environment(parent, report)
     elif name in ("base", "again"):
         release = read_project(REPOSITORY).base

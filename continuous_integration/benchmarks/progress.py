@@ -15,6 +15,11 @@ from continuous_integration.benchmarks.compare import (
 )
 
 
+def say(message: str) -> None:
+    """Tell people what is being done, when it takes long."""
+    click.echo(message + " ...", err=True)
+
+
 def _who(job: Job) -> str:
     return f"{job.environment.name} #{job.repeat + 1}"
 

@@ -6,13 +6,14 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import click
+
+from continuous_integration.upstream.git import run_git
 
 #: Where a checkout comes from.
 URL = "https://github.com/dask/distributed"
@@ -22,9 +23,6 @@ SETTINGS = ("conftest.py", "pyproject.toml")
 
 #: What else tests read, if the checkout has it.
 _ALSO_READ = ("docs/source/prometheus.rst",)
-
-#: What a git that was started by another, such as in a hook, would work on.
-_STEERING = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 
 
 class _GitError(Exception):
@@ -89,18 +87,7 @@ class Checkout:
 
 
 def _git(*arguments: str | Path) -> bytes:
-    environ = {key: value for key, value in os.environ.items() if key not in _STEERING}
-    try:
-        result = subprocess.run(
-            ["git", *map(str, arguments)],
-            # It must not ask for a password
-            env={**environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise click.ClickException("git is needed: install it") from None
+    result = run_git(*map(str, arguments), LC_ALL="C")
     if result.returncode:
         raise _GitError(_reason(result.stderr.decode(errors="replace")))
     return result.stdout

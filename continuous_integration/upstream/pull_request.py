@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ from continuous_integration.fork.project import (
 from continuous_integration.fork.report import FileDifference
 from continuous_integration.upstream import contribution, linters
 from continuous_integration.upstream.description import describe
+from continuous_integration.upstream.git import run_git
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,9 +29,6 @@ PAGES = Path(__file__).with_name("docs")
 
 #: What upstream's repository has, and this project's does not
 MARKS = ("distributed/__init__.py", "distributed/scheduler.py", "pyproject.toml")
-
-#: Variables of git that would lead it away from the checkout
-_STEERING = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
 
 CODE_MESSAGE = """\
 Decide what is root-ish by the flow of data
@@ -320,20 +316,8 @@ def _files(folder: Path) -> list[str]:
 
 def _git(folder: Path, *arguments: str, **variables: str) -> str:
     """Run git in a folder and return what it prints."""
-    environ = {k: v for k, v in os.environ.items() if k not in _STEERING}
-    try:
-        result = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env={**environ, **variables},
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=False,
-        )
-    except FileNotFoundError:
-        raise ForkError("git is not installed") from None
+    result = run_git("-C", str(folder), *arguments, **variables)
     if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise ForkError(f"git {arguments[0]}: {last}")
-    return result.stdout
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise ForkError(f"git {arguments[0]}: {(said or ['without a word'])[-1]}")
+    return result.stdout.decode()

@@ -25,17 +25,18 @@ from pathlib import Path
 
 import click
 
-from continuous_integration.benchmarks.compare import Job, Record, machine
+from continuous_integration.benchmarks.compare import Job, Record, machine, new_record
 from continuous_integration.benchmarks.environments import (
     Environment,
     alone,
     clean_environ,
+    identities,
     release_environment,
     separate_fork_environment,
     site_packages,
 )
 from continuous_integration.benchmarks.measure import REPOSITORY
-from continuous_integration.benchmarks.progress import execute_visibly
+from continuous_integration.benchmarks.progress import execute_visibly, say
 from continuous_integration.benchmarks.workloads import Unavailable
 from continuous_integration.fork import ForkError
 from continuous_integration.fork.project import read_project
@@ -151,10 +152,7 @@ class Suite:
             code = _wait(command, Path(folder), self._log(job), timeout)
             outcomes, reached = read_outcomes(report, module, code)
         return {
-            "key": job.key,
-            "contender": job.environment.name,
-            "repeat": job.repeat,
-            "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+            **new_record(job),
             "seconds": round(time.monotonic() - start, 1),
             "module": module,
             "tests": tests,
@@ -280,10 +278,6 @@ def _environments(parent: Path, report: Callable[[str], None]) -> list[Environme
     return [Environment("base", *base), Environment("fork", *fork)]
 
 
-def _report(message: str) -> None:
-    click.echo(message + " ...", err=True)
-
-
 def _checkout(folder: Path | None, make: bool) -> Checkout:
     base = read_project(REPOSITORY).base
     if folder is None:
@@ -292,7 +286,7 @@ def _checkout(folder: Path | None, make: bool) -> Checkout:
             f"folder and --clone, which fetches the tag {base}"
         )
     if make:
-        _report(f"cloning the tag {base}")
+        say(f"cloning the tag {base}")
         clone(folder, base)
     return open_checkout(folder.resolve())
 
@@ -397,8 +391,8 @@ def _test(
     if fresh:
         path.unlink(missing_ok=True)
         shutil.rmtree(logs, ignore_errors=True)
-    with alone(parent, _report):
-        contenders = _environments(parent, _report)
+    with alone(parent, say):
+        contenders = _environments(parent, say)
         sites = {one.name: site_packages(one.python) for one in contenders}
 
         def run(jobs: Sequence[Job]) -> list[Record]:
@@ -431,8 +425,7 @@ def _conclude(
     how = " ".join(("pytest", *(repr(x) if " " in x else x for x in options)))
     head = (
         f"Upstream's tests at {checkout.description} ({checkout.commit[:12]}), "
-        f"`{how}`; {machine()}\n\n"
-        + "\n".join(f"- {one.name}: {one.identity}" for one in contenders)
+        f"`{how}`; {machine()}\n\n" + identities(contenders)
     )
     facts = {
         "machine": machine(),
