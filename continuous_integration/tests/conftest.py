@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
     """Run a command without the environment of the tests, and return what it prints.
 
+    What it logs on the standard error does not count, unless it is to fail.
+
     Parameters
     ----------
     command
@@ -38,12 +40,13 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
         cwd=cwd or Path(__file__).parent,
         env=env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    assert result.returncode == code, f"{command}\n{result.stdout}"
-    return result.stdout
+    output = result.stdout + result.stderr
+    assert result.returncode == code, f"{command}\n{output}"
+    return output if code else result.stdout
 
 
 @pytest.fixture(scope="session")
