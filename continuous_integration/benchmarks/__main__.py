@@ -25,6 +25,7 @@ from continuous_integration.benchmarks.measure import (
     thin,
 )
 from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
+from continuous_integration.benchmarks.progress import execute_visibly
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
 from continuous_integration.fork import ForkError
@@ -165,66 +166,6 @@ def run(
                 )
 
 
-def _execute(
-    batches: Sequence[Sequence[comparing.Job]],
-    path: Path,
-    fresh: bool,
-    timeout: float,
-    describe: Callable[[comparing.Record], str],
-    run: Callable[
-        [Sequence[comparing.Job], float], list[comparing.Record]
-    ] = comparing.run_together,
-) -> list[comparing.Record]:
-    """Do the batches with a bar of progress and a line for each job."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    if fresh:
-        path.unlink(missing_ok=True)
-    width = max(len(job.environment.name) for batch in batches for job in batch)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, highlight=False, soft_wrap=True),
-    ) as progress:
-        bar = progress.add_task("", total=sum(map(len, batches)))
-
-        def started(job: comparing.Job) -> None:
-            progress.update(
-                bar, description=f"{job.environment.name} #{job.repeat + 1}"
-            )
-
-        def finished(job: comparing.Job, record: comparing.Record) -> None:
-            text = record["error"] if "error" in record else describe(record)
-            progress.console.print(
-                f"{job.environment.name:{width}} #{job.repeat + 1}  {text}",
-                markup=False,
-            )
-            progress.advance(bar)
-
-        try:
-            return comparing.execute(
-                batches,
-                path,
-                timeout=timeout,
-                started=started,
-                finished=finished,
-                run=run,
-            )
-        except KeyboardInterrupt:
-            raise click.ClickException(
-                "interrupted; the same command goes on from here"
-            ) from None
-
-
 def _identities(contenders: Sequence[Environment]) -> str:
     return "\n".join(f"- {one.name}: {one.identity}" for one in contenders)
 
@@ -296,7 +237,7 @@ def compare(
 
     path = output.with_suffix(".jsonl")
     with comparing.Servers() as servers:
-        records = _execute(jobs, path, fresh, timeout, describe, servers.run)
+        records = execute_visibly(jobs, path, fresh, timeout, describe, servers.run)
     limits = {
         name: {
             metric: limit
@@ -518,7 +459,7 @@ def cost(
     ]
     batches = comparing.turns(contenders, f"{PACKAGE}.scheduler_cost", variants, pairs)
     jobs = [job for batch in batches for job in batch]
-    records = _execute(
+    records = execute_visibly(
         batches,
         output.with_suffix(".jsonl"),
         fresh,

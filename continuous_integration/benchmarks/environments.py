@@ -31,6 +31,7 @@ from continuous_integration.fork.project import our_files, read_project
 REQUIREMENTS = (
     "click",
     "dask[array,dataframe]",
+    "h5netcdf",
     "h5py",
     "netCDF4",
     "psutil",
@@ -145,8 +146,21 @@ def _folder(parent: Path, name: str) -> Path:
     return parent / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def site_packages(python: Path) -> Path:
+    """Return the folder in which an interpreter has its libraries."""
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(_run(python, "-c", where).strip())
+
+
+def _release_folder(release: str, parent: Path) -> Path:
+    return _folder(parent, f"release-{release}")
+
+
 def release_environment(
-    release: str, parent: Path, report: Callable[[str], None]
+    release: str,
+    parent: Path,
+    report: Callable[[str], None],
+    libraries: Sequence[str] = REQUIREMENTS,
 ) -> tuple[Path, str]:
     """Return interpreter and identity of an environment with a release from PyPI.
 
@@ -158,26 +172,26 @@ def release_environment(
         Folder of the environments.
     report
         Called with what is being done, when it takes long.
+    libraries
+        Requirements of what is to run there.
     """
-    folder = _folder(parent, f"release-{release}")
+    folder = _release_folder(release, parent)
     requirements = sorted(
-        {f"distributed=={release}", *REQUIREMENTS, *PINS.get(release, ())}
+        {f"distributed=={release}", *libraries, *PINS.get(release, ())}
     )
     stamp = _read_stamp(folder)
     if stamp.get("requirements") != " ".join(requirements):
-        report(f"installing distributed {release} and the libraries of the workloads")
+        report(f"installing distributed {release} and the libraries that go with it")
         python = _venv(folder)
         _run(python, "-m", "pip", "install", "--quiet", *requirements)
-        frozen = _run(python, "-m", "pip", "freeze", "--quiet")
+        lines = _run(python, "-m", "pip", "freeze", "--quiet").splitlines()
         stamp = {
             "requirements": " ".join(requirements),
-            "frozen": "\n".join(
-                line for line in frozen.splitlines() if re.match(r"[\w.-]+==", line)
-            ),
+            "frozen": "\n".join(x for x in lines if re.match(r"[\w.-]+==", x)),
         }
         (folder / _STAMP).write_text(json.dumps(stamp, indent=1))
-    libraries = _hash({"frozen": stamp["frozen"].encode()})
-    return _interpreter(folder), f"{release} {libraries}"
+    frozen = _hash({"frozen": stamp["frozen"].encode()})
+    return _interpreter(folder), f"{release} {frozen}"
 
 
 def fork_environment(parent: Path, report: Callable[[str], None]) -> tuple[Path, str]:
@@ -197,17 +211,62 @@ def fork_environment(parent: Path, report: Callable[[str], None]) -> tuple[Path,
         python = _venv(folder, "--without-pip")
         pip = (base, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps")
         _run(*pip, REPOSITORY)
-        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        libraries = _run(base, "-c", where).strip()
-        site_packages = Path(_run(python, "-c", where).strip())
-        (site_packages / "libraries.pth").write_text(libraries + "\n")
+        libraries = site_packages(base)
+        (site_packages(python) / "libraries.pth").write_text(f"{libraries}\n")
         (folder / _STAMP).write_text(json.dumps(wanted, indent=1))
     return _interpreter(folder), f"{project.version} {source} {identity}"
 
 
+def separate_fork_environment(
+    parent: Path, report: Callable[[str], None], libraries: Sequence[str]
+) -> tuple[Path, str]:
+    """Return interpreter and identity of an environment with this tree's fork.
+
+    It has libraries of its own, in the versions that the base's environment has, and so
+    also their programs and data files. There is one such environment; when the tree
+    has changed, its fork is installed anew.
+
+    Parameters
+    ----------
+    parent
+        Folder of the environments.
+    report
+        Called with what is being done, when it takes long.
+    libraries
+        Requirements of what is to run there.
+    """
+    project = read_project(REPOSITORY)
+    _, identity = release_environment(project.base, parent, report, libraries)
+    source = source_identity()
+    wanted = {"libraries": identity, "source": source}
+    folder = _folder(parent, "fork")
+    python = _interpreter(folder)
+    install = (python, "-m", "pip", "install", "--quiet", "--no-deps")
+    if _read_stamp(folder).get("libraries") != identity:
+        report("installing the same libraries for the fork")
+        frozen = _read_stamp(_release_folder(project.base, parent))["frozen"]
+        _venv(folder)
+        _run(*install, *frozen.splitlines())
+    if _read_stamp(folder) != wanted:
+        report("building and installing the fork from this tree")
+        # What is there is neither the one nor the other until this is done
+        (folder / _STAMP).write_text(json.dumps({"libraries": identity}))
+        _run(*install, "--force-reinstall", REPOSITORY)
+        (folder / _STAMP).write_text(json.dumps(wanted, indent=1))
+    return python, f"{project.version} {source} {identity}"
+
+
 @contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Wait until no other process makes environments in the same folder."""
+def alone(parent: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other process makes environments in the same folder.
+
+    Parameters
+    ----------
+    parent
+        Folder of the environments.
+    report
+        Called when there is another.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "lock").open("w") as file:
         try:
@@ -215,7 +274,11 @@ def _alone(parent: Path) -> Iterator[None]:
         except ImportError:  # There is no such lock on Windows
             pass
         else:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"waiting for another process that uses {parent}")
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -241,7 +304,7 @@ def environments(
     Unavailable
         When one cannot be made, or a contender is none of these.
     """
-    with _alone(parent):
+    with alone(parent, report):
         return [_environment(name, parent, report) for name in contenders]
 
 

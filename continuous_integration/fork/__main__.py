@@ -131,12 +131,7 @@ def merge(target: Path, folder: Path | None) -> None:
         if folder is not None:
             raise click.UsageError("TARGET has a `distributed`; it is the base itself")
         base = folder_base(target, str(target))
-        files = tree.fork_files(ROOT, base)
-        for path in sorted((ROOT / "distributed").rglob("tests/*.py")):
-            name = path.relative_to(ROOT).as_posix()
-            if name in base.paths:
-                raise ForkError(f"{name}: the base has a test module of that name")
-            files[name] = path.read_bytes()
+        files = tree.fork_files(ROOT, base) | tree.regressions(ROOT, base)
         tree.write_tree(target, base._replace(paths=()), files)
     else:
         base = _base(project, folder)

@@ -6,7 +6,7 @@ import difflib
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,33 +89,19 @@ def summary(
     project: Project, divergence: Divergence, found: list[FileDifference]
 ) -> Iterator[str]:
     """Yield the lines of the table of counts, and each name with its reason."""
-    hows = Counter(
-        e["how"] for entries in divergence.values() for e in entries.values()
-    )
     python = [d for d in found if d.path.endswith(".py")]
-    rows = [
-        ("files of the base that change", [d for d in found if not d.is_new]),
-        ("  of these Python", [d for d in python if not d.is_new]),
-        ("files that are added", [d for d in found if d.is_new]),
-        ("total", found),
-    ]
     yield f"distributed {project.version} against its base {project.base}"
     yield ""
-    yield f"{'':32}{'files':>6}{'+':>7}{'-':>6}"
-    for title, part in rows:
-        added, removed = sum(d.added for d in part), sum(d.removed for d in part)
-        yield f"{title:32}{len(part):6}{added:7}{removed:6}"
-    yield ""
-    yield "names: " + ", ".join(
-        f"{hows[how]} {title}"
-        for how, title in [
-            ("replaces", "replaced"),
-            ("extends", "extended"),
-            ("adds", "added"),
-            ("appends", "statements appended"),
-            ("relies-on", "relied on"),
-        ]
+    yield from table(
+        {
+            "files of the base that change": [d for d in found if not d.is_new],
+            "  of these Python": [d for d in python if not d.is_new],
+            "files that are added": [d for d in found if d.is_new],
+            "total": found,
+        }
     )
+    yield ""
+    yield f"names: {names(divergence)}"
     for path, entries in divergence.items():
         yield ""
         yield path
@@ -133,6 +119,31 @@ def summary(
         kind = "added" if d.is_new else "changed"
         yield f"  {d.path}: {kind}, +{d.added} -{d.removed}"
     yield f"  {VERSION_FILE}: written by the build"
+
+
+def table(rows: Mapping[str, Sequence[FileDifference]]) -> Iterator[str]:
+    """Yield the lines of a table that counts files and lines, a row for each title."""
+    yield f"{'':32}{'files':>6}{'+':>7}{'-':>6}"
+    for title, part in rows.items():
+        added, removed = sum(d.added for d in part), sum(d.removed for d in part)
+        yield f"{title:32}{len(part):6}{added:7}{removed:6}"
+
+
+def names(divergence: Divergence) -> str:
+    """Return how many names of the base are replaced, extended, and so on."""
+    hows = Counter(
+        e["how"] for entries in divergence.values() for e in entries.values()
+    )
+    return ", ".join(
+        f"{hows[how]} {title}"
+        for how, title in [
+            ("replaces", "replaced"),
+            ("extends", "extended"),
+            ("adds", "added"),
+            ("appends", "statements appended"),
+            ("relies-on", "relied on"),
+        ]
+    )
 
 
 class Change(NamedTuple):

@@ -88,6 +88,23 @@ def fork_files(root: Path, base: Base) -> dict[str, bytes]:
     return files
 
 
+def regressions(root: Path, base: Base) -> dict[str, bytes]:
+    """Return our tests and what they share, for a checkout of the base's repository.
+
+    Raises
+    ------
+    ForkError
+        If the base has one of that name
+    """
+    files = {}
+    for path in sorted((root / "distributed").rglob("tests/*.py")):
+        name = path.relative_to(root).as_posix()
+        if name in base.paths:
+            raise ForkError(f"{name}: the base has a test module of that name")
+        files[name] = path.read_bytes()
+    return files
+
+
 def check_base(base: Base, divergence: Divergence) -> None:
     """Check the fingerprints of everything that is replaced, extended or relied on.
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -491,6 +492,15 @@ def test_interval() -> None:
 def test_unknown_contender(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no contender 'nobody'"):
         environments.environments(["nobody"], tmp_path)
+
+
+def test_environments_have_what_workloads_need() -> None:
+    given = {re.split(r"\W", one)[0].lower() for one in environments.REQUIREMENTS}
+    # It comes with dask[dataframe]
+    given |= {"pandas"}
+    for one in WORKLOADS.values():
+        missing = {module.partition(".")[0].lower() for module in one.modules} - given
+        assert not missing, one.name
 
 
 def test_contender_with_a_setting(
