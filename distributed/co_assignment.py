@@ -63,9 +63,9 @@ JOINS = 2
 #: Steps from a task to that join, at most.
 STEPS = 8
 
-#: Tasks ahead within which a block is preferred whose inputs a worker has, and how many
-#: can be preferred to the first.
-LOOK_AHEAD = 16
+#: How far ahead a block is preferred whose inputs a worker has, in what the tasks that
+#: are passed over make until it is combined; how much can be preferred to the first.
+LOOK_AHEAD = 8
 
 #: Other workers finish a block when so many blocks for each worker were begun after it.
 PATIENCE = 4
@@ -83,6 +83,8 @@ class Block:
     ----------
     tasks
         In the order of their priority.
+    output
+        What they make until it is combined, as a multiple of what one brings in.
 
     Attributes
     ----------
@@ -91,19 +93,21 @@ class Block:
     number
         How many blocks had been begun when this one was.
     passed
-        How many tasks of later blocks were preferred to this one.
+        Output of the later blocks that were preferred to this one.
     """
 
-    __slots__ = ("number", "passed", "tasks")
+    __slots__ = ("number", "output", "passed", "tasks")
 
     tasks: deque[TaskState]
+    output: float
     number: int
-    passed: int
+    passed: float
 
-    def __init__(self, tasks: deque[TaskState]):
+    def __init__(self, tasks: deque[TaskState], output: float):
         self.tasks = tasks
+        self.output = output
         self.number = 0
-        self.passed = 0
+        self.passed = 0.0
 
 
 def graph_of(ts: TaskState) -> tuple[float, ...]:
@@ -393,7 +397,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         n = 0
         if not _has_inputs(ws, self._next[0]) and (near := self._near(ws)):
             reason, n = "near", near
-            self._next[0].passed += len(self._next[near].tasks)
+            self._next[0].passed += self._next[near].output
         block = self._next[n]
         del self._next[n]
         self._count += 1
@@ -432,8 +436,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if blocks[0].passed >= LOOK_AHEAD:
             return 0
         graph = graph_of(blocks[0].tasks[0])
-        n = ahead = 0
-        while (ahead := ahead + len(blocks[n].tasks)) < LOOK_AHEAD:
+        n = 0
+        ahead = 0.0
+        while (ahead := ahead + blocks[n].output) < LOOK_AHEAD:
             n += 1
             if n == len(blocks) and not self._draw():
                 break
@@ -478,17 +483,19 @@ class CoAssigningQueue(HeapSet["TaskState"]):
                 end = end_of_block(tasks[-1])
                 if _priority(after) > end:
                     break
-            output += self._output_until_joined(after)
-            if output > BLOCK_OUTPUT:
+            made = self._output_until_joined(after)
+            if output + made > BLOCK_OUTPUT:
                 break
+            output += made
             self._take_top()
             tasks.append(after)
         if len(tasks) > 1 and after is not None and first_use(ts) < _priority(after):
             # What is combined first is not torn
             while len(tasks) > 1 and _priority(after) < first_use(tasks[-1]):
                 after = tasks.pop()
+                output -= self._output_until_joined(after)
                 self._new_run(self._entry(after))
-        self._next.append(Block(tasks))
+        self._next.append(Block(tasks, output))
         return True
 
     def _output_until_joined(self, ts: TaskState) -> float:

@@ -26,8 +26,8 @@ loader. What a task brings in is the mean output of its group so far; inputs are
 memory when the question is asked, so that their sizes are known.
 
 Two more things are needed. There must be *more tasks than the cluster runs at once*,
-counted over the groups of a prefix since loaders often make one group per file: holding
-back fewer changes nothing. And the supply must *not be throttled already*: a task per
+counted over groups of one prefix, or that feed one group, since loaders often make one
+group per file: holding back fewer changes nothing. And the supply must *not be throttled already*: a task per
 opened file follows an opening that is itself held back, and belongs beside it. Tasks
 that clearly outnumber their inputs, and tasks without any, are not throttled by
 anything; neither is a group that runs on all threads and has more to run.
@@ -275,19 +275,22 @@ def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) 
     )
 
 
-def larger_than_cluster(state: SchedulerState, tg: TaskGroup) -> bool:
-    """Whether a group, or its prefix, has more tasks than the cluster runs at once.
+def larger_than_cluster(state: SchedulerState, ts: TaskState) -> bool:
+    """Whether there are more tasks like ``ts`` than the cluster runs at once.
 
-    Loaders often make one small group per file, all of one prefix. Tasks of other
-    groups that are kept in memory (persisted) are done with, and do not count.
+    Its group counts. Loaders often make one small group per file, all of one prefix:
+    the prefix counts, too, but for tasks of other groups that are kept in memory
+    (persisted) and so done with. And where each file has a function of its own, the
+    groups count which feed the same group as the one of ``ts``.
     """
     enough = TASKS_PER_THREAD * state.total_nthreads
-    if tg._size > enough:
+    if ts.group._size > enough:
         return True
-    prefix = tg.prefix
+    prefix = ts.prefix
     states = prefix.states
-    return (
-        len(prefix) - states["forgotten"] - states["erred"] - states["memory"] > enough
+    done = states["forgotten"] + states["erred"] + states["memory"]
+    return len(prefix) - done > enough or any(
+        len(dts.group.dependencies) > enough for dts in ts.dependents
     )
 
 
@@ -371,7 +374,7 @@ class Producers(RootishPolicy):
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
         # A queued task stays where it is when the cluster grows, unless by its price
-        if not (marked or ts.state == "queued" or larger_than_cluster(state, tg)):
+        if not (marked or ts.state == "queued" or larger_than_cluster(state, ts)):
             return FEW
         if not ts.dependencies:
             if len(ts.dependents) > 1 and stands_for_data(run_spec):
@@ -469,11 +472,12 @@ class Producers(RootishPolicy):
             if price and ts.state == "queued" and tg.nbytes_total:
                 facts.confirmed = True
             return PRODUCER
-        # A group with fewer inputs than there are workers would leave some idle. Time
+        # Tasks with fewer inputs than there are workers would leave some idle. Time
         # that copying takes on the workers that hold them, and time that it saves. (A
         # worker waits for half of the copies on average. The other half is for the
         # memory that they take.)
-        idle = 1 - inputs * len(tg) / nworkers
+        done = tg.states["memory"] + tg.states["forgotten"] + tg.states["erred"]
+        idle = 1 - inputs * (len(tg) - done) / nworkers
         if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
             return WORK
         return DEAR

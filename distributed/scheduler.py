@@ -50,7 +50,7 @@ class SchedulerState:
         if facts and not facts.confirmed and not self.is_rootish(ts):
             ws = self.decide_worker_non_rootish(ts) or ws
         if ws is None:
-            return self._transition_queued_processing_anywhere(key, stimulus_id)
+            return self._transition_queued_processing_any(key, stimulus_id)
         queue.discard(ts)
         return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
 

@@ -238,7 +238,7 @@ def fake(
 class Fake(SimpleNamespace):
     """Has attributes, and is equal to itself alone."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
         return self is other

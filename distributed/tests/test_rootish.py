@@ -147,6 +147,23 @@ async def test_opened_handles(
     assert_chunks(seen, s, 60, bounded)
 
 
+@pytest.mark.parametrize(
+    ("policy", "bounded"),
+    [("producers", True), ("marked", False), ("heuristic", False)],
+)
+@policy_cluster()
+async def test_function_per_file(
+    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+) -> None:
+    """Groups of one task, each of another name, that feed one group."""
+    names = [f"load_{n}" for n in range(64)]
+    seen = await watch(s, *names)
+    chunks = [delayed(load)(n, dask_key_name=name) for n, name in enumerate(names)]
+    future = c.compute(total([delayed(consume)(chunk) for chunk in chunks]))
+    assert await future == 64
+    assert_chunks(seen, s, 64, bounded)
+
+
 @pytest.mark.parametrize("opened", [True, False])
 @pytest.mark.parametrize(
     ("policy", "bounded"),
@@ -1165,23 +1182,47 @@ def test_within_count(ntasks: int, ngroups: int, ndeps: int, expected: bool) -> 
     assert within_count(raised, tg, limit=5) is expected
 
 
+def any_task(tg: TaskGroup) -> TaskState:
+    return TaskState("any", Task("any", load), "waiting", tg, False)
+
+
 def test_larger_than_cluster() -> None:
     """Small groups of one prefix add up, until they are done with."""
-    state, prefix = make_state(), TaskPrefix("load")
-    assert rootish.larger_than_cluster(state, make_group(TaskPrefix("big"), 9))
-    first = make_group(prefix, 8)
-    assert not rootish.larger_than_cluster(state, first)
+
+    def larger(tg: TaskGroup, total_nthreads: int = 4) -> bool:
+        state = make_state(total_nthreads=total_nthreads)
+        return rootish.larger_than_cluster(state, any_task(tg))
+
+    prefix = TaskPrefix("load")
+    assert larger(make_group(TaskPrefix("big"), 9))
+    first = make_group(prefix, 7)
+    assert not larger(first)
     last = make_group(prefix, 1)
-    assert rootish.larger_than_cluster(state, first)
-    assert rootish.larger_than_cluster(state, last)
-    assert not rootish.larger_than_cluster(make_state(total_nthreads=5), last)
+    assert larger(first)
+    assert larger(last)
+    assert not larger(last, total_nthreads=6)
 
 
 @pytest.mark.parametrize("done", ["memory", "erred", "forgotten"])
 def test_larger_than_cluster_counts_what_is_to_be_done(done: Any) -> None:
     prefix = TaskPrefix("load")
     make_group(prefix, 100, done)
-    assert not rootish.larger_than_cluster(make_state(), make_group(prefix, 8))
+    ts = any_task(make_group(prefix, 7))
+    assert not rootish.larger_than_cluster(make_state(), ts)
+
+
+@pytest.mark.parametrize(("ngroups", "larger"), [(8, False), (9, True)])
+def test_larger_than_cluster_counts_what_feeds_one_group(
+    ngroups: int, larger: bool
+) -> None:
+    consumers = make_group(TaskPrefix("consume"), 1)
+    for n in range(ngroups):
+        load = make_group(TaskPrefix(f"load_{n}"), 1)
+        consumers.dependencies.add(load)
+        ts = any_task(load)
+        dts = any_task(consumers)
+        dts.add_dependency(ts)
+    assert rootish.larger_than_cluster(make_state(), ts) is larger
 
 
 def finish(tg: TaskGroup, nbytes: int) -> None:
