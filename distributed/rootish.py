@@ -27,10 +27,11 @@ memory when the question is asked, so that their sizes are known.
 
 Two more things are needed. There must be *more tasks than the cluster runs at once*,
 counted over groups of one prefix, or that feed one group, since loaders often make one
-group per file: holding back fewer changes nothing. And the supply must *not be throttled already*: a task per
-opened file follows an opening that is itself held back, and belongs beside it. Tasks
-that clearly outnumber their inputs, and tasks without any, are not throttled by
-anything; neither is a group that runs on all threads and has more to run.
+group per file: holding back fewer changes nothing. And the supply must *not be
+throttled already*: a task per opened file follows an opening that is itself held back,
+and belongs beside it. Tasks that clearly outnumber their inputs, and tasks without any,
+are not throttled by anything; neither is a group that runs on all threads and has more
+to run.
 
 The mark ``Task.data_producer``, set by some collections, replaces these last two
 conditions, but does not make a large input cheap.

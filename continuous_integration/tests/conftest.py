@@ -39,8 +39,7 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
         [str(part) for part in command],
         cwd=cwd or Path(__file__).parent,
         env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
