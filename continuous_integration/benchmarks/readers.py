@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask import delayed
+from dask.utils import SerializableLock
 
 from continuous_integration.benchmarks.workloads import once, require
 
@@ -306,8 +308,22 @@ def square_sum(chunk: np.ndarray) -> float:
 
 
 def _from_array(variables: Iterable[Any]) -> list[Any]:
-    arrays = [da.from_array(one, chunks=CHUNK, lock=True) for one in variables]
+    # One lock for all: it is HDF5 that bears no second thread, not the file
+    lock = SerializableLock()
+    arrays = [da.from_array(one, chunks=CHUNK, lock=lock) for one in variables]
     return twice(da.concatenate(arrays))
+
+
+@cache
+def _open_netcdf4(folder: Path) -> list[Any]:
+    """Open the files with netCDF4, once.
+
+    A file that is forgotten is closed in whichever thread forgets it, without a lock:
+    while others are read they must be kept.
+    """
+    import netCDF4
+
+    return [netCDF4.Dataset(path) for path in _netcdf(folder)]
 
 
 @reader("from-zarr-2", "from-zarr", modules=("zarr",))
@@ -328,6 +344,12 @@ def from_h5py(client: Client, folder: Path) -> list[Any]:
     import h5py
 
     return _from_array(h5py.File(path, mode="r")["t"] for path in _netcdf(folder))
+
+
+@reader("from-array-netcdf4", "array", modules=("netCDF4",))
+def from_netcdf4(client: Client, folder: Path) -> list[Any]:
+    """dask.array.from_array on variables of netCDF4."""
+    return _from_array(dataset["t"] for dataset in _open_netcdf4(folder))
 
 
 @reader("from-delayed", "load-from-value")
