@@ -14,7 +14,14 @@ import functools
 import inspect
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +41,9 @@ if TYPE_CHECKING:
 
 #: Two workers with one thread each: with the default saturation two slots on each.
 TWO_WORKERS = [("127.0.0.1", 1)] * 2
+
+#: Clusters on which every shape of graph is tried, workers x threads.
+CLUSTERS = {"4x1": [("127.0.0.1", 1)] * 4, "2x2": [("127.0.0.1", 2)] * 2}
 
 #: A chunk that is worth more than the messages that it takes to copy a handle.
 CHUNK_NBYTES = 2**17
@@ -195,7 +205,8 @@ def moved(workers: Collection[Worker]) -> int:
 
 
 def policy_cluster(
-    nthreads: Sequence[tuple[str, int]] = TWO_WORKERS,
+    nthreads: Sequence[tuple[str, int]]
+    | Mapping[str, Sequence[tuple[str, int]]] = TWO_WORKERS,
     *,
     far: bool = True,
     config: dict[str, Any] | None = None,
@@ -206,7 +217,8 @@ def policy_cluster(
     Parameters
     ----------
     nthreads
-        Address and number of threads of each worker.
+        Address and number of threads of each worker; or several such clusters by
+        name, for a test on each.
     far
         Whether workers hear from the scheduler only when they have run out of work.
     config
@@ -226,27 +238,37 @@ def policy_cluster(
         **(config or {}),
     }
 
+    clusters = nthreads if isinstance(nthreads, Mapping) else {"": nthreads}
+    first = next(iter(clusters))
+
     def decorate(func: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-        def test_under(policy: str) -> Callable[..., None]:
+        def test_under(policy: str, cluster: str) -> Callable[..., None]:
             chosen = {"distributed.scheduler.rootish-policy": policy, **settings}
             return gen_cluster(
                 client=True,
-                nthreads=list(nthreads),
+                nthreads=list(clusters[cluster]),
                 Worker=FarWorker if far else Worker,
                 config=chosen,
                 **kwargs,
             )(func)
 
         @functools.wraps(func)
-        def test(*, policy: str = "producers", **parameters: Any) -> None:
+        def test(
+            *, policy: str = "producers", cluster: str = first, **parameters: Any
+        ) -> None:
             if "policy" in inspect.signature(func).parameters:
                 parameters["policy"] = policy
-            test_under(policy)(**parameters)
+            test_under(policy, cluster)(**parameters)
 
         # What pytest has to fill in is what the cluster leaves open
-        test.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-            test_under("producers")
-        )
+        signature = inspect.signature(test_under("producers", first))
+        if len(clusters) > 1:
+            cluster = inspect.Parameter("cluster", inspect.Parameter.KEYWORD_ONLY)
+            signature = signature.replace(
+                parameters=[*signature.parameters.values(), cluster]
+            )
+            test = pytest.mark.parametrize("cluster", list(clusters))(test)
+        test.__signature__ = signature  # type: ignore[attr-defined]
         return test
 
     return decorate

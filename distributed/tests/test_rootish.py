@@ -24,6 +24,7 @@ from distributed.rootish import POLICIES, GroupFacts, Verdict, within_count
 from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
 from distributed.tests.rootish_utils import (
     CHUNK_NBYTES,
+    CLUSTERS,
     KIB,
     MIB,
     Watch,
@@ -132,9 +133,9 @@ def assert_chunks(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_opened_handles(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool, depth: int
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool, depth: int
 ) -> None:
     """A handle is cheap to copy, at any depth of the graph."""
     # What one handle lets loose is more than may be in memory
@@ -151,9 +152,9 @@ async def test_opened_handles(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_function_per_file(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool
 ) -> None:
     """Groups of one task, each of another name, that feed one group."""
     names = [f"load_{n}" for n in range(64)]
@@ -197,9 +198,9 @@ async def test_small_group_per_file(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_keys_named_by_hand(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool
 ) -> None:
     """A name for every load makes a group of one task of each."""
     tokens = [f"{i:032x}" for i in range(40)]
@@ -278,9 +279,9 @@ async def test_map_over_files(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_finished_paths_with_one_load_each(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool, barrier: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool, barrier: bool
 ) -> None:
     """One load for each input, but the inputs are all there: nothing throttles them."""
     n = 200
@@ -375,9 +376,9 @@ async def test_small_results_of_small_inputs(c: Any, s: Any, a: Any, b: Any) -> 
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_reference_tables(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool
 ) -> None:
     """Tables larger than a chunk, computed, but each used by many loads."""
     tables = [delayed(bytes, pure=True)(2 * CHUNK_NBYTES + i) for i in range(6)]
@@ -385,6 +386,24 @@ async def test_reference_tables(
     seen = await watch(s, "load")
     assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == 180
     assert_chunks(seen, s, 180, bounded)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("scattered", [False, True])
+@policy_cluster(CLUSTERS)
+async def test_one_large_table(
+    c: Any, s: Any, *workers: Any, policy: str, scattered: bool
+) -> None:
+    """However large an input is, it is cheap if all loads share it."""
+    if scattered:
+        table = await c.scatter(bytes(4 * CHUNK_NBYTES))
+    else:
+        table = delayed(bytes, pure=True)(4 * CHUNK_NBYTES)
+    chunks = [delayed(load)(table, i) for i in range(200)]
+    seen = await watch(s, "load")
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in chunks])) == 200
+    assert_chunks(seen, s, 200)
+    assert len(seen.computed) == len(workers)
 
 
 @pytest.mark.parametrize(
@@ -416,9 +435,9 @@ async def test_group_that_grows(
 @pytest.mark.parametrize(
     ("policy", "bounded"), [("producers", True), ("marked", True), ("heuristic", False)]
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_marked_reads_with_shared_operand(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool
 ) -> None:
     """A computed mask that all reads use is soon everywhere."""
     mask = c.persist(da.ones((128, 128), chunks=-1) + 1)
@@ -445,23 +464,43 @@ async def test_marked_reads_with_shared_operand(
 
 
 @pytest.mark.parametrize(("policy", "beside"), [("producers", True), ("marked", False)])
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_marked_reads_fused_with_computed_operand(
-    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+    c: Any, s: Any, *workers: Any, policy: str, beside: bool
 ) -> None:
     """What is marked but needs a chunk as large as its own runs where that chunk is."""
     shape, chunks = (24, 400, 400), (1, 400, 400)
     observed = c.persist(da.ones(shape, chunks=chunks) + 1)
     await wait(observed)
     (keys,) = [set(dask.core.flatten(observed.__dask_keys__()))]
-    before = moved([a, b])
+    before = moved(workers)
     bias = (da.from_array(Store(*shape), chunks=chunks) - observed).sum()
     (bias,) = dask.optimize(bias)
     fused = [t for t in bias.__dask_graph__().values() if t.data_producer]
     assert any(t.dependencies & keys for t in fused)
     assert await c.compute(bias, optimize_graph=False) == -(400**2) * 24
     chunk = observed.blocks[0].nbytes
-    assert (moved([a, b]) - before < chunk) is beside
+    assert (moved(workers) - before < chunk) is beside
+
+
+def test_pencils_of_reads_fused_with_computed_operand() -> None:
+    """The same, and what comes of it is cut where it is, too."""
+    sent: dict[str, int] = {}
+
+    @policy_cluster(FOUR_WORKERS)
+    async def pencils(c: Any, s: Any, *workers: Any, policy: str) -> None:
+        shape, chunks = (24, 400, 400), (1, 400, 400)
+        observed = c.persist(da.ones(shape, chunks=chunks) + 1)
+        await wait(observed)
+        bias = da.from_array(Store(*shape), chunks=chunks) - observed
+        bias = bias.rechunk((24, 50, 400), method="tasks").sum()
+        before = moved(workers)
+        assert await c.compute(bias) == -(400**2) * 24
+        sent[policy] = moved(workers) - before
+
+    for policy in ("marked", "producers"):
+        pencils(policy=policy)
+    assert sent["producers"] < 0.75 * sent["marked"], sent
 
 
 @pytest.mark.parametrize(
@@ -527,9 +566,9 @@ async def test_modest_input_does_not_bind(
 @pytest.mark.parametrize(
     ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", True)]
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_marked_but_only_passes_on(
-    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+    c: Any, s: Any, *workers: Any, policy: str, beside: bool
 ) -> None:
     """`from_delayed` of computed chunks is marked, and brings nothing in."""
     chunks = await c.scatter([bytes(640 * KIB)] * 24, hash=False)
@@ -539,15 +578,15 @@ async def test_marked_but_only_passes_on(
     }
     futures = c.get(dsk, list(dsk), sync=False)
     await wait(futures)
-    assert (moved([a, b]) == 0) is beside
+    assert (moved(workers) == 0) is beside
 
 
 @pytest.mark.parametrize(
     ("policy", "beside"), [("producers", True), ("marked", False), ("heuristic", False)]
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_few_big_chunks_cut_into_many(
-    c: Any, s: Any, a: Any, b: Any, policy: str, beside: bool
+    c: Any, s: Any, *workers: Any, policy: str, beside: bool
 ) -> None:
     """The first half of a rechunk: no worker fetches a big chunk to cut it."""
     big = c.map(lambda i: bytes(8 * MIB), range(3), key=[("big", i) for i in range(3)])
@@ -556,13 +595,13 @@ async def test_few_big_chunks_cut_into_many(
     seen = await watch(s, "cut")
     assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
     assert seen.computed.total() == 48
-    assert (moved([a, b]) < 8 * MIB) is beside
+    assert (moved(workers) < 8 * MIB) is beside
 
 
 @pytest.mark.parametrize(
     ("policy", "frugal"), [("producers", True), ("marked", False), ("heuristic", False)]
 )
-@policy_cluster(FOUR_WORKERS)
+@policy_cluster(CLUSTERS)
 async def test_rechunk(
     c: Any, s: Any, *workers: Any, policy: str, frugal: bool
 ) -> None:
@@ -575,15 +614,15 @@ async def test_rechunk(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@policy_cluster()
-async def test_cuts_of_small_tiles(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
+@policy_cluster(CLUSTERS)
+async def test_cuts_of_small_tiles(c: Any, s: Any, *workers: Any, policy: str) -> None:
     """Data that is as small as some handles is still data."""
     tiles = c.map(lambda i: bytes(48 * KIB), range(40))
     await wait(tiles)
     cuts = [delayed(cut)(tile, i, 8) for tile in tiles for i in range(8)]
     assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 320
     # Before anything is known of them, a few may go anywhere
-    assert moved([a, b]) < (slots(s) + 1) * 48 * KIB
+    assert moved(workers) < (slots(s) + 1) * 48 * KIB
 
 
 def _elementwise(x: da.Array) -> da.Array:
@@ -648,7 +687,7 @@ def test_matrix_product() -> None:
     assert sent["producers"] < 2 * sent["marked"], sent
 
 
-@policy_cluster(FOUR_WORKERS)
+@policy_cluster(CLUSTERS)
 async def test_scattered_object_under_many_tasks(c: Any, s: Any, *workers: Any) -> None:
     """One large object is worth a copy on every worker, for the work alone."""
     s._get_prefix_duration = lambda prefix: 0.005
@@ -661,8 +700,25 @@ async def test_scattered_object_under_many_tasks(c: Any, s: Any, *workers: Any) 
         lambda i, x: i, range(n), x=x, key=[("consume", i) for i in range(n)]
     )
     assert sum(await c.gather(futures)) == sum(range(n))
-    assert len(seen.computed) == 4
-    assert min(seen.computed.values()) > n / 16
+    assert len(seen.computed) == len(workers)
+    assert min(seen.computed.values()) > n / 4 / len(workers)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@policy_cluster(CLUSTERS)
+async def test_few_splits_with_many_fits(
+    c: Any, s: Any, *workers: Any, policy: str
+) -> None:
+    """Workers without a split are worth a copy of one, for the work alone."""
+    s._get_prefix_duration = lambda prefix: 0.1
+    splits = await c.scatter([bytes(MIB)] * 3, hash=False)
+    await c.submit(int, key=("consume", -1))
+    seen = await watch(s, "consume")
+    keys = [("consume", i) for i in range(201)]
+    await wait(c.map(consume, splits * 67, key=keys))
+    assert seen.computed.total() == 201
+    assert len(seen.computed) == len(workers)
+    assert min(seen.computed.values()) > 201 / 3 / len(workers)
 
 
 @policy_cluster(FOUR_WORKERS)
@@ -724,9 +780,9 @@ async def test_prefix_with_other_inputs(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
 )
-@policy_cluster()
+@policy_cluster(CLUSTERS)
 async def test_group_that_depends_on_itself(
-    c: Any, s: Any, a: Any, b: Any, policy: str, bounded: bool
+    c: Any, s: Any, *workers: Any, policy: str, bounded: bool
 ) -> None:
     """Loading and scaling by one function, so that the group is its own input."""
     handles = [delayed(open_file)(i) for i in range(5)]
