@@ -395,6 +395,8 @@ async def test_one_large_table(
     c: Any, s: Any, *workers: Any, policy: str, scattered: bool
 ) -> None:
     """However large an input is, it is cheap if all loads share it."""
+    # Not worth a copy for their work
+    s._get_prefix_duration = lambda prefix: 0.001
     if scattered:
         table = await c.scatter(bytes(4 * CHUNK_NBYTES))
     else:
@@ -711,7 +713,7 @@ async def test_few_splits_with_many_fits(
 ) -> None:
     """Workers without a split are worth a copy of one, for the work alone."""
     s._get_prefix_duration = lambda prefix: 0.1
-    splits = await c.scatter([bytes(MIB)] * 3, hash=False)
+    splits = await c.scatter([bytes(4 * MIB)] * 3, hash=False)
     await c.submit(int, key=("consume", -1))
     seen = await watch(s, "consume")
     keys = [("consume", i) for i in range(201)]
