@@ -216,7 +216,8 @@ def vorticity(client: Client, wind: xarray.Dataset) -> Any:
 @on_files("quantile")
 def quantile(client: Client, wind: xarray.Dataset) -> Any:
     """Quantile over time."""
-    return wind.u.chunk({"time": -1, "y": 128, "x": 128}).quantile(0.9, "time")
+    pencils = wind.u.chunk({"time": -1, "y": 128, "x": 128})
+    return pencils.quantile(0.9, "time").compute()
 
 
 def _pencils(wind: xarray.Dataset, method: str) -> Any:
