@@ -92,7 +92,7 @@ def source_identity() -> str:
 def measuring_identity() -> str:
     """Return a short hash of what measures: results of another are not comparable."""
     folder = Path(__file__).parent
-    names = ("measure.py", "scheduler_cost.py", "workloads.py")
+    names = ("computations.py", "measure.py", "scheduler_cost.py", "workloads.py")
     return _hash({name: (folder / name).read_bytes() for name in names})
 
 

@@ -116,7 +116,14 @@ def fingerprint(result: Any) -> float:
     float
         Sum of all elements, each weighted by its position, so that a permutation shows.
         Elements that are not finite count as 0.
+
+    Raises
+    ------
+    TypeError
+        If the result is still to be computed: that would happen here, unmeasured.
     """
+    if dask.is_dask_collection(result):
+        raise TypeError(f"the workload returned {type(result).__name__}, not computed")
     if isinstance(result, dict):
         result = list(result.values())
     if isinstance(result, (list, tuple)):

@@ -149,6 +149,11 @@ def test_fingerprint_tells_order_and_values() -> None:
     assert fingerprint({"a": [1, math.nan]}) == fingerprint([[1, 0]])
 
 
+def test_fingerprint_computes_nothing() -> None:
+    with pytest.raises(TypeError, match="returned Array, not computed"):
+        fingerprint([da.ones(3)])
+
+
 def test_recorder_is_there() -> None:
     assert load_recorder().__name__ == "MemoryRecorder"
 
