@@ -36,7 +36,7 @@ from distributed.tests.rootish_utils import (
 )
 from distributed.utils_test import async_poll_for, captured_logger, gen_test, inc
 
-FOUR_WORKERS = [("127.0.0.1", 1)] * 4
+FOUR_WORKERS = CLUSTERS["4x1"]
 NO_WORKERS: list[tuple[str, int]] = []
 
 
