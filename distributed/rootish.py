@@ -129,6 +129,11 @@ THROTTLED = Verdict(
     "throttled",
     "Its inputs arrive one by one; it runs where its input is.",
 )
+EDGE = Verdict(
+    False,
+    "edge",
+    "Its inputs are small, but of groups of large ones: data rather than handles.",
+)
 STAND_IN = Verdict(
     False,
     "stand-in",
@@ -462,13 +467,15 @@ class Producers(RootishPolicy):
                 return DEAR
             if ts.state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
-            return UNTHROTTLED
+            return EDGE if self._cut_off(ts, allowed) else UNTHROTTLED
         if facts.guessed and not marked and inputs > INPUTS_PER_UNKNOWN_TASK:
             if price > NEGLIGIBLE_BYTES:
                 return DEAR
             if any(dts.group.states["queued"] for dts in ts.dependencies):
                 return THROTTLED
         if price <= allowed:
+            if not marked and self._cut_off(ts, allowed):
+                return EDGE
             # What is everywhere already says nothing about the others
             if price and ts.state == "queued" and tg.nbytes_total:
                 facts.confirmed = True
@@ -482,6 +489,26 @@ class Producers(RootishPolicy):
         if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
             return WORK
         return DEAR
+
+    def _cut_off(self, ts: TaskState, allowed: float) -> bool:
+        """Whether the inputs of ``ts`` are cheap only as small ones of large groups.
+
+        Padding, or cutting edges off, makes a group of small outputs beside large ones.
+        What becomes of an edge is as small, whatever others of its group bring in.
+        """
+        tg = ts.group
+        nworkers = len(self.state.workers)
+        share = 0.0
+        for dts in ts.dependencies:
+            group = dts.group
+            if (
+                group.nbytes_total > allowed
+                # One function for every step makes both handles and data
+                and group is not tg
+                and (not dts.who_has or len(dts.who_has) < nworkers)
+            ):
+                share += (mean_output(group) or 0) / len(dts.dependents)
+        return share > allowed
 
     def _unthrottled(self, tg: TaskGroup) -> bool:
         """Whether more tasks of a prefix run than the cluster has threads for.

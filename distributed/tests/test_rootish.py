@@ -372,6 +372,36 @@ async def test_small_results_of_small_inputs(c: Any, s: Any, a: Any, b: Any) -> 
     assert "dear" in seen.reasons
 
 
+@policy_cluster(CLUSTERS)
+async def test_edges_of_chunks(c: Any, s: Any, *workers: Any) -> None:
+    """Padding makes small pieces in groups of large ones; they are no handles."""
+    parts = [
+        c.submit(bytes, 4 * KIB if i % 2 else MIB, key=("part", i)) for i in range(40)
+    ]
+    await wait(parts)
+    pieces = [
+        delayed(cut)(part, i, 2, dask_key_name=("piece", 2 * n + i))
+        for n, part in enumerate(parts)
+        for i in range(2)
+    ]
+    seen = await watch(s, "piece")
+    assert await c.compute(total([delayed(consume)(piece) for piece in pieces])) == 80
+    assert not seen.queued
+    assert "edge" in seen.reasons
+
+
+@policy_cluster(CLUSTERS)
+async def test_chunks_that_are_everywhere(c: Any, s: Any, *workers: Any) -> None:
+    """Copies that are there already cost nothing, however large they are."""
+    chunks = [c.submit(bytes, MIB, key=("chunk", i)) for i in range(20)]
+    await c.replicate(chunks)
+    seen = await watch(s, "cut")
+    cuts = [delayed(cut)(chunk, i, 2) for chunk in chunks for i in range(2)]
+    assert await c.compute(total([delayed(consume)(part) for part in cuts])) == 40
+    assert seen.queued
+    assert seen.reasons == {"producer"}
+
+
 @pytest.mark.parametrize(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
@@ -795,6 +825,23 @@ async def test_group_that_depends_on_itself(
     # A chunk, and what is made of it
     assert seen.computed.total() == 200
     assert (seen.peak_chunks <= 4 * slots(s)) is bounded, seen.peak_chunks
+
+
+@policy_cluster(CLUSTERS)
+async def test_handles_of_a_group_that_loads(c: Any, s: Any, *workers: Any) -> None:
+    """Handles and data of one name: the handles are not taken for cuts of the data."""
+    loaded = [c.submit(bytes, MIB, key=("step", i)) for i in range(20)]
+    handles = [c.submit(open_file, i, key=("step", 20 + i)) for i in range(50)]
+    await wait(loaded + handles)
+    seen = await watch(s, "step")
+    loads = [
+        delayed(step)(handle, i, dask_key_name=("step", 100 + 2 * n + i))
+        for n, handle in enumerate(handles)
+        for i in range(2)
+    ]
+    assert await c.compute(total([delayed(consume)(chunk) for chunk in loads])) == 100
+    assert len(seen.queued) > 50
+    assert "edge" not in seen.reasons
 
 
 @policy_cluster(NO_WORKERS, far=False)
