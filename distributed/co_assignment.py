@@ -11,9 +11,9 @@ soon. A worker that is free gets the next task
 own
     of its own block, as long as that has any;
 first, near
-    of the first block that nobody has begun. If the worker does not have the inputs of
-    that, one of the next few whose inputs it has is preferred: a file stays with the
-    worker that has opened it;
+    of the first block that nobody has begun. If that has several tasks, and the worker
+    does not have their inputs, one of the next few whose inputs it has is preferred: a
+    file stays with the worker that has opened it;
 help
     of another worker's block, if there is no other or that worker is left behind.
 
@@ -42,7 +42,7 @@ import operator
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
 
@@ -51,6 +51,8 @@ from distributed.rootish import mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
+    from dask.typing import Key
+
     from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
 
 #: What the tasks of a block may make before it is combined, as a multiple of what one
@@ -74,6 +76,24 @@ _priority = operator.attrgetter("priority")
 
 #: A task that waits, and when it was added
 _Entry = tuple[Any, int, "weakref.ref[TaskState]"]
+
+
+class Choice(NamedTuple):
+    """Which worker got a queued task, and why.
+
+    Attributes
+    ----------
+    key
+        Key of the task.
+    worker
+        Address of the worker.
+    reason
+        One of those in the docstring of this module.
+    """
+
+    key: Key
+    worker: str
+    reason: str
 
 
 class Block:
@@ -227,6 +247,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     chosen
         How many tasks were chosen for each of the reasons in the docstring of this
         module.
+    choices
+        The last of these choices, as many as
+        ``distributed.admin.low-level-log-length`` says.
 
     Notes
     -----
@@ -246,12 +269,14 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         "_peeked",
         "_review_at",
         "_runs",
+        "choices",
         "chosen",
         "state",
     )
 
     state: SchedulerState
     chosen: Counter[str]
+    choices: deque[Choice]
     #: Tasks that came in the order of their priority, one run after the other: a heap
     #: by their first entries
     _runs: list[deque[_Entry]]
@@ -265,8 +290,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _graph: tuple[float, ...]
     #: Number of blocks that were begun
     _count: int
-    #: The task that was chosen last, and the worker for which
-    _peeked: tuple[TaskState, WorkerState] | None
+    #: The task that was chosen last, the worker for which, and the reason
+    _peeked: tuple[TaskState, WorkerState, str] | None
     #: The group that was met last; its tasks are alike
     _group: TaskGroup | None
     #: What is made of the output of its tasks
@@ -278,6 +303,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         super().__init__(key=_priority)
         self.state = state
         self.chosen = Counter()
+        self.choices = deque(
+            maxlen=dask.config.get("distributed.admin.low-level-log-length")
+        )
         self._runs = []
         self._latest = None
         self._next = deque()
@@ -299,13 +327,16 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         """
         if not self._data:
             raise KeyError("peek into empty set")
+        before = self._peeked
         self._peeked = None
         ws = self.state.decide_worker_rootish_queuing_enabled()
         if ws is None:
             return min(self._data, key=_priority)
         reason, ts = self._choose(ws)
-        self.chosen[reason] += 1
-        self._peeked = (ts, ws)
+        if before and before[0] is ts and before[1] is ws:
+            # It was that which made the block the worker's own
+            reason = before[2]
+        self._peeked = ts, ws, reason
         return ts
 
     def worker_for(self, ts: TaskState) -> WorkerState | None:
@@ -324,9 +355,13 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         """
         if self._peeked is None:
             return None
-        chosen, ws = self._peeked
+        chosen, ws, reason = self._peeked
         self._peeked = None
-        return ws if chosen is ts and ws in self.state.idle_task_count else None
+        if chosen is not ts or ws not in self.state.idle_task_count:
+            return None
+        self.chosen[reason] += 1
+        self.choices.append(Choice(ts.key, ws.address, reason))
+        return ws
 
     def add(self, value: TaskState) -> None:
         if value in self._data:
@@ -395,7 +430,12 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         assert first
         reason = "first"
         n = 0
-        if not _has_inputs(ws, self._next[0]) and (near := self._near(ws)):
+        if (
+            # Else memory is dear, and the order is kept
+            len(self._next[0].tasks) > 1
+            and not _has_inputs(ws, self._next[0])
+            and (near := self._near(ws))
+        ):
             reason, n = "near", near
             self._next[0].passed += self._next[near].output
         block = self._next[n]

@@ -126,6 +126,24 @@ def test_families_of_a_tree(on: bool, width: int) -> None:
     run()
 
 
+def test_off_is_the_order_of_the_base() -> None:
+    """Without co-assignment, tasks leave the queue by priority, whoever is free."""
+    in_order = {}
+
+    async def run(c: Any, s: Any, *workers: Any) -> None:
+        dealt = await deal(s)
+        loads = [("load", n) for n in range(128)]
+        await wait(c.get(tree(128, 4), [*loads, "total"], sync=False))
+        keys = [key for key, _ in dealt.dealt]
+        by_priority = sorted(keys, key=lambda key: s.tasks[key].priority)
+        assert len(keys) == 128
+        in_order[type(s.queued)] = keys == by_priority
+
+    policy_cluster(FOUR_WORKERS)(run)()
+    policy_cluster(FOUR_WORKERS, config=OFF)(run)()
+    assert in_order == {CoAssigningQueue: False, HeapSet: True}
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_two_fields(on: bool) -> None:
     """Fields that are combined elementwise are read on one worker."""
@@ -225,6 +243,7 @@ def fake(
     types = {} if output is None else {"bytes": 1}
     group = Fake(_types=types, nbytes_total=output or 0)
     return Fake(
+        key=("load", graph, n),
         priority=(0, graph, n),
         group=group,
         prefix=group,
@@ -308,11 +327,12 @@ class FakeState:
     """Free workers, as far as the queue looks at a scheduler."""
 
     def __init__(self, nworkers: int = 1) -> None:
-        self.running = {f"worker-{n}" for n in range(nworkers)}
-        self.idle_task_count = set(self.running)
-        self.next: str | None = "worker-0"
+        self.workers = [Fake(address=f"worker-{n}") for n in range(nworkers)]
+        self.running = set(self.workers)
+        self.idle_task_count = set(self.workers)
+        self.next: Any = self.workers[0]
 
-    def decide_worker_rootish_queuing_enabled(self) -> str | None:
+    def decide_worker_rootish_queuing_enabled(self) -> Any:
         return self.next
 
 
@@ -322,9 +342,10 @@ def make(nworkers: int = 1) -> tuple[FakeState, Any]:
 
 
 def take(state: FakeState, queue: Any, worker: int = 0) -> Any:
-    state.next = f"worker-{worker}"
+    state.next = state.workers[worker]
     ts = queue.peek()
     assert queue.peek() is ts
+    assert queue.worker_for(ts) is state.workers[worker]
     queue.remove(ts)
     return ts
 
@@ -348,7 +369,13 @@ def test_own_then_first_then_help() -> None:
     assert take(state, queue, 1) is loads[2]
     assert take(state, queue, 0) is loads[1]
     assert take(state, queue, 0) is loads[3]
-    assert set(queue.chosen) == {"first", "own", "help"}
+    assert queue.chosen == {"first": 2, "own": 1, "help": 1}
+    assert list(queue.choices) == [
+        (loads[0].key, "worker-0", "first"),
+        (loads[2].key, "worker-1", "first"),
+        (loads[1].key, "worker-0", "own"),
+        (loads[3].key, "worker-0", "help"),
+    ]
     with pytest.raises(KeyError):
         queue.peek()
 
@@ -403,20 +430,22 @@ def test_worker_for_whom_it_was_chosen() -> None:
     loads = pairs(2)
     for ts in loads:
         queue.add(ts)
-    state.next = "worker-1"
+    ws = state.next = state.workers[1]
     ts = queue.peek()
-    assert queue.worker_for(ts) == "worker-1"
+    assert queue.worker_for(ts) is ws
     assert queue.worker_for(ts) is None
     assert queue.peek() is ts
     assert queue.worker_for(loads[-1]) is None
     assert queue.peek() is ts
-    state.idle_task_count.remove("worker-1")
+    state.idle_task_count.remove(ws)
     assert queue.worker_for(ts) is None
     queue.peek()
     state.next = None
     queue.peek()
-    state.idle_task_count.add("worker-1")
+    state.idle_task_count.add(ws)
     assert queue.worker_for(ts) is None
+    # Only the choice that was followed is told
+    assert list(queue.choices) == [(ts.key, "worker-1", "first")]
 
 
 def test_more_urgent_graph_interrupts_blocks() -> None:
@@ -446,7 +475,7 @@ def test_blocks_of_much_output_are_short() -> None:
     assert take(state, queue, 1) is loads[1]
 
 
-def with_inputs_on(worker: str, tasks: list[Any]) -> None:
+def with_inputs_on(worker: Any, tasks: list[Any]) -> None:
     for ts in tasks:
         connect(ts, fake(-1, who_has=[worker]))
 
@@ -456,8 +485,8 @@ def test_near_is_bounded() -> None:
     state, queue = make(2)
     far = pairs(1)
     near = [ts for ts in pairs(3 * LOOK_AHEAD) if ts.priority[2] > 2]
-    with_inputs_on("worker-1", far)
-    with_inputs_on("worker-0", near)
+    with_inputs_on(state.workers[1], far)
+    with_inputs_on(state.workers[0], near)
     for ts in far + near:
         queue.add(ts)
     taken = [take(state, queue, 0) for _ in range(LOOK_AHEAD + 2)]
@@ -469,8 +498,8 @@ def test_near_does_not_look_far_ahead() -> None:
     state, queue = make(2)
     loads = pairs(LOOK_AHEAD)
     far, near = loads[:LOOK_AHEAD], loads[LOOK_AHEAD:]
-    with_inputs_on("worker-1", far)
-    with_inputs_on("worker-0", near)
+    with_inputs_on(state.workers[1], far)
+    with_inputs_on(state.workers[0], near)
     for ts in loads:
         queue.add(ts)
     assert take(state, queue, 0) is far[0]
@@ -480,13 +509,26 @@ def test_near_does_not_look_far_ahead() -> None:
     assert take(state, queue, 0) is near[0]
 
 
+def test_order_is_kept_where_much_is_made() -> None:
+    """Blocks of one task are not passed over for the sake of their inputs."""
+    state, queue = make(2)
+    loads = pairs(4)
+    with_inputs_on(state.workers[1], loads[:4])
+    with_inputs_on(state.workers[0], loads[4:])
+    for ts in loads:
+        for n in range(BLOCK_OUTPUT):
+            connect(fake(100 + n), ts)
+        queue.add(ts)
+    assert [take(state, queue, 0) for _ in loads] == loads
+
+
 def test_worker_that_is_gone_or_left_behind() -> None:
     state, queue = make(3)
     loads = pairs(20)
     for ts in loads:
         queue.add(ts)
     assert take(state, queue, 1) is loads[0]
-    state.running.remove("worker-1")
+    state.running.remove(state.workers[1])
     assert take(state, queue, 0) is loads[1]
     # Worker 2 begins a block, and does not come back
     assert take(state, queue, 2) is loads[2]
@@ -580,6 +622,23 @@ def load_when(event: Event, worker: str, *args: object) -> bytes:
 def event_wait(event: Event) -> bytes:
     event.wait()
     return bytes(CHUNK_NBYTES)
+
+
+@policy_cluster(FOUR_WORKERS)
+async def test_no_worker_idles(c: Any, s: Any, *workers: Any) -> None:
+    """No thread is free while a task is queued, whenever tasks have been given out."""
+    give_out = s.stimulus_queue_slots_maybe_opened
+    seen: list[tuple[int, int]] = []
+
+    def give_out_and_look(**kwargs: Any) -> None:
+        give_out(**kwargs)
+        seen.append((len(s.queued), len(s.idle_task_count)))
+
+    s.stimulus_queue_slots_maybe_opened = give_out_and_look
+    [total] = c.get(tree(160, 4), ["total"], sync=False)
+    assert await total == 40 * CHUNK_NBYTES
+    assert any(queued for queued, _ in seen)
+    assert not [one for one in seen if all(one)]
 
 
 @policy_cluster(far=False)
