@@ -34,6 +34,7 @@ REQUIREMENTS = (
     "h5netcdf",
     "h5py",
     "netCDF4",
+    "odc-stac",
     "psutil",
     "rasterio",
     "stackstac",

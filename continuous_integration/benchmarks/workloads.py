@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Side of a quadratic chunk of float64 that has 2 MiB.
 SIDE = 512
+#: Where images begin, in metres.
+WEST_NORTH = (500_000, 5_000_000)
 #: Shape of one chunk: one step in time.
 CHUNK = (1, SIDE, SIDE)
 #: How long a synthetic load waits for its storage, in seconds.
@@ -208,7 +210,7 @@ def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
     from rasterio.transform import from_origin
 
     side = 2 * SIDE
-    west, north = 500_000, 5_000_000
+    west, north = WEST_NORTH
     items = []
     for n in range(files):
         path = folder / f"geotiff-{files}" / f"{n}.tif"
@@ -236,11 +238,23 @@ def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
                 "stac_version": "1.0.0",
                 "id": f"image-{n}",
                 "collection": "images",
-                "geometry": None,
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [
+                        [
+                            [3.0, 45.0],
+                            [3.2, 45.0],
+                            [3.2, 45.2],
+                            [3.0, 45.2],
+                            [3.0, 45.0],
+                        ]
+                    ],
+                },
                 "bbox": [3.0, 45.0, 3.2, 45.2],
                 "properties": {
                     "datetime": f"2020-01-{n + 1:02}T00:00:00Z",
                     "proj:epsg": 32631,
+                    "proj:code": "EPSG:32631",
                     "proj:shape": [side, side],
                     "proj:transform": [10, 0, west, 0, -10, north, 0, 0, 1],
                 },
@@ -248,6 +262,9 @@ def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
                     "t": {"href": str(path), "type": "image/tiff", "title": "t"}
                 },
                 "links": [],
+                "stac_extensions": [
+                    "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+                ],
                 "stac_extensions": [],
             }
         )
@@ -394,6 +411,31 @@ def stackstac_mean(client: Client, folder: Path, prepared: None) -> Any:
             fill_value=np.float64("nan"),
         )
     return images.mean("time").compute()
+
+
+@workload(
+    "odc-stac",
+    write=lambda folder: geotiffs(folder, 24),
+    modules=("odc.stac", "pystac"),
+)
+def odc_stac_mean(client: Client, folder: Path, prepared: None) -> Any:
+    """odc.stac.load(...).mean("time") over 24 GeoTIFFs."""
+    import odc.stac
+    import pystac
+
+    west, north = WEST_NORTH
+    metres = 10 * 2 * SIDE
+    dataset = odc.stac.load(
+        [pystac.Item.from_dict(item) for item in geotiffs(folder, 24)],
+        bands=["t"],
+        chunks={"x": SIDE // 2, "y": SIDE // 2},
+        crs="EPSG:32631",
+        resolution=10,
+        x=(west, west + metres),
+        y=(north - metres, north),
+        dtype="float64",
+    )
+    return dataset.t.mean("time").compute()
 
 
 def process(block: np.ndarray) -> np.ndarray:
