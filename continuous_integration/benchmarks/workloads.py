@@ -265,7 +265,6 @@ def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
                 "stac_extensions": [
                     "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
                 ],
-                "stac_extensions": [],
             }
         )
     return items
