@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from continuous_integration.benchmarks.compare import METRICS, Record, medians, ratio
 
@@ -147,5 +147,56 @@ def plot_histories(
         *axes.flat[0].get_legend_handles_labels(),
         loc="outside upper center",
         ncols=len(contenders),
+    )
+    _save(figure, path)
+
+
+class Deal(NamedTuple):
+    """Which worker got which task.
+
+    Attributes
+    ----------
+    title
+        What to write above it.
+    workers
+        Number of the worker of each task, in the order of their priority.
+    """
+
+    title: str
+    workers: Sequence[int]
+
+
+def plot_deals(deals: Sequence[Deal], width: int, path: Path) -> None:
+    """Draw tasks in the order of their priority, coloured by worker.
+
+    Parameters
+    ----------
+    deals
+        One row for each.
+    width
+        So many neighbours are combined; families are set apart.
+    path
+        File to write, PNG.
+    """
+    figure, axes = _figure(11, 0.8 * len(deals) + 0.7, nrows=len(deals), sharex=True)
+    for axis, deal in zip(axes.flat, deals):
+        for worker in sorted(set(deal.workers)):
+            places = [n for n, one in enumerate(deal.workers) if one == worker]
+            axis.bar(
+                [place + place // width for place in places],
+                1,
+                width=1,
+                color=COLOURS[worker % len(COLOURS)],
+                edgecolor="white",
+                label=f"worker {worker}",
+            )
+        axis.set_title(deal.title, size=9, loc="left")
+        axis.set_axis_off()
+        axis.margins(x=0)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(COLOURS),
+        fontsize=8,
     )
     _save(figure, path)

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -459,6 +460,27 @@ def test_plots(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
     plot_histories(records, ["base", "fork"], ["w", "lonely"], tmp_path / "memory.png")
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture has one place for each chunk, without and with co-assignment."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("zarr")
+
+    from continuous_integration.benchmarks import deal
+
+    small = partial(deal.zarr_stores, steps=24)
+    monkeypatch.setattr(deal, "zarr_stores", lambda folder, n, _: small(folder, n))
+    picture = tmp_path / "deal.png"
+    ran = CliRunner().invoke(deal.main, [str(picture), "--folder", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    one_by_one, workers, in_blocks, blocks = ran.output.splitlines()
+    assert one_by_one.startswith("one by one")
+    assert in_blocks.startswith("in blocks")
+    for row in (workers, blocks):
+        assert set(row.split()) == {"0", "1", "2", "3"}
+        assert len(row.split()) == 24
 
 
 def test_table_sees_different_results() -> None:
