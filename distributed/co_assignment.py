@@ -65,6 +65,9 @@ JOINS = 2
 #: Steps from a task to that join, at most.
 STEPS = 8
 
+#: A join merges chunks, rather than to reduce them, if it keeps so much of each.
+MERGED = 0.75
+
 #: How far ahead a block is preferred whose inputs a worker has, in what the tasks that
 #: are passed over make until it is combined; how much can be preferred to the first.
 LOOK_AHEAD = 8
@@ -211,7 +214,8 @@ def output_until_joined(ts: TaskState) -> float:
     -------
     float
         As a multiple of that output, at least 1. A task whose output is not known yet
-        counts for 1.
+        counts for 1. A join that merges chunks and keeps their size, as in a rechunk,
+        counts as well.
     """
     output = mean_output(ts.group) or mean_output(ts.prefix)
     dependents = ts.dependents
@@ -227,7 +231,15 @@ def output_until_joined(ts: TaskState) -> float:
     for dts in dependents:
         known = mean_output(dts.group)
         made += 1 if known is None or not output else known / output
-    return max(made, 1)
+    made = max(made, 1)
+    for join in itertools.islice(_joins(ts, max), JOINS):
+        known = mean_output(join.group)
+        if known and output and join not in dependents:
+            share = known / output / len(join.dependencies)
+            if share > MERGED:
+                # While chunks are merged, they are there twice
+                made += share
+    return made
 
 
 def _only(tasks: Collection[TaskState]) -> TaskState:

@@ -286,6 +286,18 @@ def test_output_until_joined() -> None:
     assert output_until_joined(small) == 1
 
 
+@pytest.mark.parametrize(("output", "made"), [(30, 2.5), (10, 1.5), (None, 1.5)])
+def test_chunks_that_are_merged_count_twice(output: int | None, made: float) -> None:
+    """A join that keeps the size of its inputs is there beside them."""
+    chunks = [fake(n, output=10) for n in range(3)]
+    filled = []
+    for n, ts in enumerate(chunks):
+        mask = connect(fake(10 + n, output=5), ts)
+        filled.append(connect(fake(20 + n, output=10), ts, mask))
+    connect(fake(31, output=1), connect(fake(30, output=output), *filled))
+    assert output_until_joined(chunks[0]) == made
+
+
 def test_end_of_block() -> None:
     """Neighbours are those that come before the second join, in the same graph."""
     a, b, c = fake(0), fake(1), fake(2)
