@@ -65,10 +65,6 @@ JOINS = 2
 #: Steps from a task to that join, at most.
 STEPS = 8
 
-#: What a task is taken to make of its input until the first of its group is done. (The
-#: first blocks, when they were too long, were the peak of a rolling mean.)
-UNKNOWN = 2
-
 #: A join merges chunks, rather than to reduce them, if it keeps so much of each.
 MERGED = 0.75
 
@@ -218,7 +214,7 @@ def output_until_joined(ts: TaskState) -> float:
     -------
     float
         As a multiple of that output, at least 1. A task whose output is not known yet
-        counts for more than one that keeps its size. A join that merges chunks and
+        counts for 1. A join that merges chunks and
         keeps their size, as in a rechunk, counts as well.
     """
     output = mean_output(ts.group) or mean_output(ts.prefix)
@@ -234,7 +230,7 @@ def output_until_joined(ts: TaskState) -> float:
     made = 0.0
     for dts in dependents:
         known = mean_output(dts.group)
-        made += UNKNOWN if known is None or not output else known / output
+        made += 1 if known is None or not output else known / output
     made = max(made, 1)
     for join in itertools.islice(_joins(ts, max), JOINS):
         known = mean_output(join.group)

@@ -18,7 +18,6 @@ from distributed import Event, Scheduler, SchedulerPlugin, get_worker, wait
 from distributed.co_assignment import (
     BLOCK_OUTPUT,
     LOOK_AHEAD,
-    UNKNOWN,
     CoAssigningQueue,
     end_of_block,
     first_use,
@@ -280,7 +279,7 @@ def test_output_until_joined() -> None:
     assert output_until_joined(chunk) == 1
     for n, output in enumerate([30, 20, None]):
         connect(fake(2 + n, output=output), alias)
-    assert output_until_joined(chunk) == 3 + 2 + UNKNOWN
+    assert output_until_joined(chunk) == 3 + 2 + 1
     # Next to nothing is made of it, but it is there itself
     small = fake(0, output=10)
     connect(fake(1, output=0), small)
