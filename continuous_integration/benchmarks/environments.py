@@ -36,6 +36,7 @@ REQUIREMENTS = (
     "netCDF4",
     "odc-stac",
     "psutil",
+    "pystac",
     "rasterio",
     "stackstac",
     "xarray",
