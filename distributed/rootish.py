@@ -473,6 +473,15 @@ class Producers(RootishPolicy):
                 return DEAR
             if any(dts.group.states["queued"] for dts in ts.dependencies):
                 return THROTTLED
+        if (
+            state.rootish_tg_threshold <= 0
+            and not marked
+            and inputs * tg._size < nworkers
+            and (facts.guessed or price > facts.data)
+        ):
+            # The user wants no group spread for the sake of its number, and nothing
+            # else is known that speaks for this one
+            return DEAR
         if price <= allowed:
             if not marked and self._cut_off(ts, allowed):
                 return EDGE

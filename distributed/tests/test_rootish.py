@@ -1069,6 +1069,21 @@ async def test_settings_at_0_leave_tasks_where_their_data_is(
     assert seen.computed == {workers[0].address: 100}
 
 
+@policy_cluster(config=OFF)
+async def test_settings_at_0_do_not_queue_for_one_number(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """Tasks that share one small input go out at once, as in the base."""
+    event = Event()
+    x = c.submit(int)
+    await wait(x)
+    futures = c.map(lambda i, x, event: event.wait(), range(100), x=x, event=event)
+    await async_poll_for(lambda: len(s.tasks) == 101, timeout=10)
+    assert not s.queued
+    await event.set()
+    await wait(futures)
+
+
 @pytest.mark.parametrize(
     ("policy", "bounded"),
     [("producers", True), ("marked", False), ("heuristic", False)],
