@@ -214,8 +214,8 @@ def output_until_joined(ts: TaskState) -> float:
     -------
     float
         As a multiple of that output, at least 1. A task whose output is not known yet
-        counts for 1. A join that merges chunks and
-        keeps their size, as in a rechunk, counts as well.
+        counts for 1. A join that merges chunks and keeps their size, as in a rechunk,
+        counts as well.
     """
     output = mean_output(ts.group) or mean_output(ts.prefix)
     dependents = ts.dependents
@@ -440,23 +440,16 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if help_ := self._someone_to_help(first):
             return "help", help_
         assert first
-        reason = "first"
-        n = 0
-        if (
-            # Else memory is dear, and the order is kept
-            len(self._next[0].tasks) > 1
-            and not _has_inputs(ws, self._next[0])
-            and (near := self._near(ws))
-        ):
-            reason, n = "near", near
-            self._next[0].passed += self._next[near].output
+        n = self._near(ws)
         block = self._next[n]
+        if n:
+            self._next[0].passed += block.output
         del self._next[n]
         self._count += 1
         block.number = self._count
         self._graph = graph_of(block.tasks[0])
         begun[ws] = block
-        return reason, block.tasks[0]
+        return "near" if n else "first", block.tasks[0]
 
     def _someone_to_help(self, first: TaskState | None) -> TaskState | None:
         """Return a task of another worker's block, if that is what to do now.
@@ -483,9 +476,14 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         return None
 
     def _near(self, ws: WorkerState) -> int:
-        """Return which of the next blocks has inputs that ``ws`` has; 0 if none."""
+        """Return which of the next blocks ``ws`` is to begin; 0 is the first."""
         blocks = self._next
-        if blocks[0].passed >= LOOK_AHEAD:
+        if (
+            blocks[0].passed >= LOOK_AHEAD
+            # Where blocks have one task, memory is dear, and the order is kept
+            or len(blocks[0].tasks) == 1
+            or _has_inputs(ws, blocks[0])
+        ):
             return 0
         graph = graph_of(blocks[0].tasks[0])
         n = 0
