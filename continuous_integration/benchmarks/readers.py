@@ -24,7 +24,12 @@ import numpy as np
 from dask import delayed
 from dask.utils import SerializableLock
 
-from continuous_integration.benchmarks.workloads import once, require
+from continuous_integration.benchmarks.workloads import (
+    WEST_NORTH,
+    once,
+    require,
+    stac_item,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -212,7 +217,7 @@ def _geotiffs(folder: Path) -> list[Path]:
             count=1,
             dtype="float64",
             crs="EPSG:32631",
-            transform=from_origin(500_000, 5_000_000, 10, 10),
+            transform=from_origin(*WEST_NORTH, 10, 10),
             tiled=True,
             blockxsize=SIDE,
             blockysize=SIDE,
@@ -224,34 +229,9 @@ def _geotiffs(folder: Path) -> list[Path]:
 
 def _stac_items(folder: Path) -> list[dict[str, Any]]:
     """Return the images as STAC items."""
+    shape = SIDE * (STEPS // 4), SIDE * 4
     return [
-        {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "id": f"image-{n}",
-            "collection": "images",
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [
-                    [[3.0, 45.1], [3.1, 45.1], [3.1, 45.2], [3.0, 45.2], [3.0, 45.1]]
-                ],
-            },
-            "bbox": [3.0, 45.1, 3.1, 45.2],
-            "properties": {
-                "datetime": f"2020-01-{n + 1:02}T00:00:00Z",
-                "proj:epsg": 32631,
-                "proj:code": "EPSG:32631",
-                "proj:shape": [SIDE * (STEPS // 4), SIDE * 4],
-                "proj:transform": [10, 0, 500_000, 0, -10, 5_000_000, 0, 0, 1],
-            },
-            "assets": {
-                "t": {"href": str(path), "type": "image/tiff", "roles": ["data"]}
-            },
-            "links": [],
-            "stac_extensions": [
-                "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-            ],
-        }
+        stac_item(n, path, shape, (3.0, 45.1, 3.1, 45.2))
         for n, path in enumerate(_geotiffs(folder))
     ]
 

@@ -204,6 +204,52 @@ def netcdf_files(folder: Path, files: int, steps: int) -> list[str]:
     return [str(path) for path in paths]
 
 
+def stac_item(
+    number: int,
+    path: Path,
+    shape: tuple[int, int],
+    bbox: tuple[float, float, float, float],
+) -> dict[str, Any]:
+    """Describe an image that begins at :data:`WEST_NORTH`, for stackstac and odc-stac.
+
+    Parameters
+    ----------
+    number
+        Its day, from 0.
+    path
+        The image.
+    shape
+        Rows and columns, of 10 m each.
+    bbox
+        West, south, east and north, in degrees.
+    """
+    west, north = WEST_NORTH
+    x0, y0, x1, y1 = bbox
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": f"image-{number}",
+        "collection": "images",
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]],
+        },
+        "bbox": list(bbox),
+        "properties": {
+            "datetime": f"2020-01-{number + 1:02}T00:00:00Z",
+            "proj:epsg": 32631,
+            "proj:code": "EPSG:32631",
+            "proj:shape": list(shape),
+            "proj:transform": [10, 0, west, 0, -10, north, 0, 0, 1],
+        },
+        "assets": {"t": {"href": str(path), "type": "image/tiff", "roles": ["data"]}},
+        "links": [],
+        "stac_extensions": [
+            "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+        ],
+    }
+
+
 def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
     """Write GeoTIFFs of 4 chunks each; return them as STAC items."""
     import rasterio
@@ -232,41 +278,7 @@ def geotiffs(folder: Path, files: int) -> list[dict[str, Any]]:
                 ) as image:
                     data = np.tile(one_step(n)[0], (2, 2)).astype("float32")
                     image.write(data, 1)
-        items.append(
-            {
-                "type": "Feature",
-                "stac_version": "1.0.0",
-                "id": f"image-{n}",
-                "collection": "images",
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [
-                        [
-                            [3.0, 45.0],
-                            [3.2, 45.0],
-                            [3.2, 45.2],
-                            [3.0, 45.2],
-                            [3.0, 45.0],
-                        ]
-                    ],
-                },
-                "bbox": [3.0, 45.0, 3.2, 45.2],
-                "properties": {
-                    "datetime": f"2020-01-{n + 1:02}T00:00:00Z",
-                    "proj:epsg": 32631,
-                    "proj:code": "EPSG:32631",
-                    "proj:shape": [side, side],
-                    "proj:transform": [10, 0, west, 0, -10, north, 0, 0, 1],
-                },
-                "assets": {
-                    "t": {"href": str(path), "type": "image/tiff", "title": "t"}
-                },
-                "links": [],
-                "stac_extensions": [
-                    "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-                ],
-            }
-        )
+        items.append(stac_item(n, path, (side, side), (3.0, 45.0, 3.2, 45.2)))
     return items
 
 
