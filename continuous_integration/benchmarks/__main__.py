@@ -23,8 +23,8 @@ from continuous_integration.benchmarks.environments import (
     identities,
 )
 from continuous_integration.benchmarks.measure import (
+    BUILD,
     POLICIES,
-    REPOSITORY,
     measure,
     thin,
 )
@@ -35,7 +35,6 @@ from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unava
 from continuous_integration.fork import ForkError
 
 PACKAGE = "continuous_integration.benchmarks"
-BUILD = REPOSITORY / "build" / "benchmarks"
 
 
 class _Group(click.Group):

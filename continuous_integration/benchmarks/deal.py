@@ -15,7 +15,7 @@ import click
 import dask
 import dask.array as da
 
-from continuous_integration.benchmarks.measure import measure
+from continuous_integration.benchmarks.measure import BUILD, install, measure
 from continuous_integration.benchmarks.plots import Deal, plot_deals
 from continuous_integration.benchmarks.workloads import Workload, zarr_stores
 from distributed import SchedulerPlugin
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from distributed import Client, Scheduler
 
-#: So many chunks are combined at a time
+#: Chunks of the store
+CHUNKS = 64
+#: So many are combined at a time
 WIDTH = 4
 
 
 def total(client: Client, folder: Path, prepared: None) -> Any:
     """Add up a Zarr store over time."""
-    [path] = zarr_stores(folder, 1, 64)
+    [path] = zarr_stores(folder, 1, CHUNKS)
     return da.from_zarr(path).sum(axis=0, split_every=WIDTH).compute()
 
 
@@ -46,10 +48,12 @@ class Recorder(SchedulerPlugin):
         Names of the groups that had a task in the queue.
     """
 
-    def __init__(self, scheduler: Scheduler):
-        self.scheduler = scheduler
+    def __init__(self) -> None:
         self.workers: dict[Key, tuple[Any, int, str]] = {}
         self.queued: set[str] = set()
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
 
     def transition(
         self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any
@@ -73,15 +77,10 @@ class Recorder(SchedulerPlugin):
         ]
 
 
-def record(client: Client, folder: Path, recorders: list[Recorder]) -> None:
+def record(client: Client, folder: Path, recorder: Recorder) -> None:
     """Begin to record on the scheduler of a local cluster."""
-
-    async def install(scheduler: Scheduler) -> None:
-        recorders.append(Recorder(scheduler))
-        scheduler.add_plugin(recorders[-1])
-
     cluster: Any = client.cluster
-    cluster.sync(install, cluster.scheduler)
+    cluster.sync(install, recorder, cluster.scheduler)
 
 
 @click.command()
@@ -89,19 +88,18 @@ def record(client: Client, folder: Path, recorders: list[Recorder]) -> None:
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("build/benchmarks/data"),
-    show_default=True,
-    help="Where the files of the workloads are.",
+    default=BUILD / "data",
+    help="Where the files of the workloads are.  [default: build/benchmarks/data]",
 )
 def main(picture: Path, folder: Path) -> None:
     """Draw which of four workers loads which chunk."""
     deals = []
     for title, on in (("one by one", False), ("in blocks", True)):
-        recorders: list[Recorder] = []
-        work = Workload("deal", total, prepare=partial(record, recorders=recorders))
+        recorder = Recorder()
+        work = Workload("deal", total, prepare=partial(record, recorder=recorder))
         with dask.config.set({"distributed.scheduler.rootish-co-assignment": on}):
             moved = measure(work, folder).moved
-        deals.append(Deal(f"{title}: {moved:.0f} MB moved", recorders[0].deal()))
+        deals.append(Deal(f"{title}: {moved:.0f} MB moved", recorder.deal()))
     plot_deals(deals, WIDTH, picture)
     for deal in deals:
         click.echo(f"{deal.title}\n  {' '.join(map(str, deal.workers))}")

@@ -34,6 +34,8 @@ from continuous_integration.benchmarks.workloads import WORKLOADS, Unavailable, 
 
 POLICIES = ("producers", "marked", "heuristic")
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: Folder of what the benchmarks read and write.
+BUILD = REPOSITORY / "build" / "benchmarks"
 
 _MB = 1e6
 
@@ -211,7 +213,16 @@ def _moved(dask_worker: Any) -> int:
     return dask_worker.transfer_outgoing_bytes_total
 
 
-async def _install(recorder: Any, scheduler: Any) -> None:
+async def install(recorder: Any, scheduler: Any) -> None:
+    """Start a plugin of the scheduler, in its event loop.
+
+    Parameters
+    ----------
+    recorder
+        The plugin.
+    scheduler
+        The scheduler of a local cluster.
+    """
     await recorder.start(scheduler)
     scheduler.add_plugin(recorder)
 
@@ -310,7 +321,7 @@ def measure(
         pids = client.run(_import, "dask.array", *workload.modules).values()
         with _ProcessMemory(set(pids)) as memory:
             prepared = workload.prepare(client, folder)
-            cluster.sync(_install, recorder, cluster.scheduler)
+            cluster.sync(install, recorder, cluster.scheduler)
             before = sum(client.run(_moved).values())
             start = time.perf_counter()
             result = workload.compute(client, folder, prepared)

@@ -7,7 +7,6 @@ import math
 import re
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -469,8 +468,7 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     from continuous_integration.benchmarks import deal
 
-    small = partial(deal.zarr_stores, steps=24)
-    monkeypatch.setattr(deal, "zarr_stores", lambda folder, n, _: small(folder, n))
+    monkeypatch.setattr(deal, "CHUNKS", 24)
     picture = tmp_path / "deal.png"
     ran = CliRunner().invoke(deal.main, [str(picture), "--folder", str(tmp_path)])
     assert ran.exit_code == 0, ran.output
