@@ -7,13 +7,16 @@ is imported when it runs.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
+import operator
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +29,9 @@ POLICIES = ("heuristic", "marked", "producers")
 SOURCES = ("zarr", "netcdf", "iris", "handles")
 
 PLOT_NAME = "rootish-demo.png"
+
+#: Exit code of ``dask rootish explain --fail-on-overproduction``
+OVERPRODUCTION = 3
 
 INSTALL_HINT = "pip install 'distributed[demo] @ git+https://…'"
 
@@ -192,6 +198,73 @@ def demo(
     except KeyboardInterrupt:
         click.echo("Aborted!", err=True)
         sys.exit(128 + signal.SIGINT)
+
+
+@main.command(name="explain")
+@click.argument("target", metavar="PACKAGE.MODULE:OBJECT")
+@click.option(
+    "--nworkers",
+    type=click.IntRange(min=1),
+    help="Number of workers.  [default: as LocalCluster starts here]",
+)
+@click.option(
+    "--nthreads",
+    type=click.IntRange(min=1),
+    help="Number of threads of each worker.  [default: as LocalCluster starts here]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option(
+    "--fail-on-overproduction",
+    is_flag=True,
+    help=f"Exit with {OVERPRODUCTION} if a group that brings in data is not held back.",
+)
+def explain(
+    target: str,
+    nworkers: int | None,
+    nthreads: int | None,
+    as_json: bool,
+    fail_on_overproduction: bool,
+) -> None:
+    """Tell which groups of a computation are root-ish, and why, without running it.
+
+    OBJECT is a collection of dask, a list or tuple of such, or a function that takes
+    nothing and returns one. Modules are looked for in the current folder, too.
+    """
+    from distributed.rootish import explain
+
+    collections = _load(target)
+    try:
+        explanation = explain(*collections, nthreads=nthreads, nworkers=nworkers)
+    except (TypeError, ValueError) as e:
+        raise click.ClickException(f"{target}: {e}") from e
+    if as_json:
+        click.echo(json.dumps(explanation.to_dict(), indent=2))
+    else:
+        click.echo(str(explanation))
+    if fail_on_overproduction and explanation.overproducing():
+        sys.exit(OVERPRODUCTION)
+
+
+def _load(target: str) -> list[Any]:
+    """Import what is to be explained, and call it if it is a function."""
+    from dask.base import is_dask_collection
+
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise click.BadParameter(
+            f"{target!r} is not of the form PACKAGE.MODULE:OBJECT.",
+            param_hint="PACKAGE.MODULE:OBJECT",
+        )
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = operator.attrgetter(path)(importlib.import_module(module_name))
+        # Delayed objects can be called, too
+        if callable(found) and not is_dask_collection(found):
+            found = found()
+    except Exception as e:
+        # Whatever somebody else's code raises
+        raise click.ClickException(f"{target}: {type(e).__name__}: {e}") from e
+    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner, Result
+from dask import config
 from dask._task_spec import DataNode, Task
 
 from distributed import rootish, rootish_demo
@@ -534,3 +536,85 @@ def test_plot(n_sources, tmp_path):
     height, width, _ = imread(path).shape
     assert height > 100
     assert width > 100
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module ``things_to_explain`` in the current folder."""
+    (tmp_path / "things_to_explain.py").write_text(
+        "import dask.array as da\n"
+        "from dask import delayed\n"
+        "x = da.ones((64, 8), chunks=(1, 8)).sum()\n"
+        "several = [x, x + 1]\n"
+        "single = delayed(sum)([1, 2])\n"
+        "class Inner:\n"
+        "    x = x\n"
+        "def make():\n"
+        "    return x\n"
+        "def fail():\n"
+        "    raise RuntimeError('no data today')\n"
+        "def read(handle, i):\n"
+        "    return i\n"
+        "handles = [delayed(open)(f'{i}') for i in range(8)]\n"
+        "unmarked = [delayed(read)(h, i) for h in handles for i in range(9)]\n"
+        "number = 5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    yield "things_to_explain"
+    sys.modules.pop("things_to_explain", None)
+
+
+CLUSTER = ["--nworkers", "2", "--nthreads", "1"]
+
+
+@pytest.mark.parametrize("name", ["x", "several", "make", "Inner.x", "single"])
+def test_explain(module, name):
+    result = dask("explain", f"{module}:{name}", *CLUSTER)
+    assert result.exit_code == 0, result.output
+    assert "on 2 workers with 2 threads" in result.stdout
+    assert "producers (chosen)" in result.stdout
+
+
+def test_explain_json(module):
+    result = dask("explain", f"{module}:x", *CLUSTER, "--json")
+    assert result.exit_code == 0, result.output
+    explanation = json.loads(result.stdout)
+    assert explanation["nthreads"] == [1, 1]
+    assert explanation["groups"][0]["verdicts"]["producers"]["rootish"]
+
+
+def test_explain_fails_on_overproduction(module):
+    command = ["explain", f"{module}:unmarked", *CLUSTER, "--fail-on-overproduction"]
+    assert dask(*command).exit_code == 0
+    with config.set({"distributed.scheduler.rootish-policy": "marked"}):
+        result = dask(*command)
+        assert result.exit_code == dask_rootish.OVERPRODUCTION
+        assert "not held back" in result.stdout
+        # Without being asked to fail, it tells
+        assert dask(*command[:-1]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("things_to_explain:fail", "RuntimeError: no data today"),
+        ("things_to_explain:none", "no attribute 'none'"),
+        ("things_to_explain:number", "got int"),
+        ("no_such_module:x", "No module named 'no_such_module'"),
+    ],
+)
+def test_explain_what_cannot_be_loaded(module, target, message):
+    result = dask("explain", target, *CLUSTER)
+    assert result.exit_code == 1
+    [line] = error_lines(result)
+    assert target in line
+    assert message in line
+
+
+@pytest.mark.parametrize("target", ["x", "things_to_explain", ":x", "a.b:"])
+def test_explain_bad_target(target):
+    result = dask("explain", target)
+    assert result.exit_code == 2
+    [line] = error_lines(result)
+    assert "PACKAGE.MODULE:OBJECT" in line
