@@ -19,13 +19,14 @@ from __future__ import annotations
 import html
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import toolz
+from dask._expr import Expr
 from dask._task_spec import Alias, DataNode, GraphNode
 from dask.base import collections_to_expr, is_dask_collection
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.utils import format_bytes, key_split
@@ -43,6 +44,7 @@ from distributed.scheduler import (
     _cull,
     _materialize_graph,
 )
+from distributed.shuffle._core import P2PBarrierTask
 from distributed.utils import key_split_group, silence_logging_cmgr
 
 if TYPE_CHECKING:
@@ -63,6 +65,9 @@ CHUNKS_PER_SLOT = 2
 #: What is not counted among the chunks: an output that is known to be smaller than this
 #: part of the largest.
 SMALL = 0.01
+
+#: Annotations of tasks that may run on some workers only
+_RESTRICTIONS = ("workers", "resources")
 
 #: Reasons of groups that bring in data, under the policy that goes by the data
 _BRINGS_DATA = frozenset({"root", "producer", "unthrottled", "marked", "counted"})
@@ -326,19 +331,12 @@ def explain(collections: Sequence[Any], nthreads: Sequence[int]) -> Explanation:
     if not nthreads or min(nthreads) < 1:
         raise ValueError("a cluster needs a worker, and each worker a thread")
     expr = collections_to_expr(collections).optimize()
-    keys = set(toolz.concat(map(_flatten, expr.__dask_keys__())))
-    graph = _Graph(_cull(_materialize_graph(expr, False)[0], keys))
+    tasks, annotations = _materialize_graph(expr, False)
+    restricted = {key for kind in _RESTRICTIONS for key in annotations.get(kind, ())}
+    graph = _Graph(_cull(tasks, set(flatten(expr.__dask_keys__()))), restricted)
     graph.set_sizes(_array_sizes(collections))
     verdicts = {name: _Paper(name, nthreads).judge(graph) for name in POLICIES}
     return _summarize(graph, verdicts, _Paper(None, nthreads))
-
-
-def _flatten(keys: Any) -> Iterator[Key]:
-    if isinstance(keys, list):
-        for each in keys:
-            yield from _flatten(each)
-    else:
-        yield keys
 
 
 def _array_sizes(collections: Iterable[Any]) -> dict[str, float]:
@@ -358,7 +356,9 @@ def _array_sizes(collections: Iterable[Any]) -> dict[str, float]:
     """
     sizes = {}
     for collection in collections:
-        graph = getattr(collection, "dask", None) or collection.__dask_graph__()
+        if isinstance(getattr(collection, "expr", None), Expr):
+            continue
+        graph = collection.__dask_graph__()
         if not isinstance(graph, HighLevelGraph):
             continue
         for name, layer in graph.layers.items():
@@ -394,6 +394,8 @@ class _Graph:
     ----------
     tasks
         Key -> task, of all that is to be run.
+    restricted
+        Keys of tasks that may run on some workers only.
 
     Attributes
     ----------
@@ -403,8 +405,9 @@ class _Graph:
         Key -> how many tasks depend on it.
     """
 
-    def __init__(self, tasks: Mapping[Key, GraphNode]):
+    def __init__(self, tasks: Mapping[Key, GraphNode], restricted: Collection[Key]):
         self.tasks = tasks
+        self.restricted = restricted
         self.users: Counter[Key] = Counter()
         self._names: dict[Key, str] = {}
         groups: dict[str, _Group] = defaultdict(_Group)
@@ -604,11 +607,16 @@ class _Paper(SchedulerState):
             ts = self._task(graph, key, "waiting")
             node = graph.tasks.get(key)
             ts.waiting_on = set()
+            if key in graph.restricted:
+                ts.worker_restrictions = {"some"}
             for other in node.dependencies if node else ():
                 dts = self._task(graph, other, "memory")
                 dts.nbytes = dts.get_nbytes()
                 dts.who_has = {next(iter(self.workers.values()))}
                 ts.dependencies.add(dts)
+                if isinstance(graph.tasks.get(other), P2PBarrierTask):
+                    # As the shuffle's plugin does once it has begun
+                    ts._queueable = False
             yield ts
 
     def _task(self, graph: _Graph, key: Key, state: TaskStateState) -> TaskState:

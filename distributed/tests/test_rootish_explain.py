@@ -202,6 +202,34 @@ def test_persisted() -> None:
     run()
 
 
+@pytest.mark.parametrize("annotation", [{"workers": ["a"]}, {"resources": {"GPU": 1}}])
+def test_restricted(annotation: dict[str, Any]) -> None:
+    with (
+        dask.annotate(**annotation),
+        dask.config.set({"optimization.fuse.active": False}),
+    ):
+        x = da.ones((64, 8), chunks=(1, 8))
+        explanation = explain(x, nthreads=1, nworkers=2)
+    [group] = explanation.groups
+    assert group.verdicts["producers"].reason == "restricted"
+    assert rootish(group) == [False, False, False]
+    assert not explanation.overproducing()
+
+
+def test_p2p() -> None:
+    """What a P2P rechunk unpacks was loaded before."""
+
+    @gen_cluster(client=True)
+    async def run(c: Client, s: Scheduler, a: Any, b: Any) -> None:
+        x = da.ones((64, 64), chunks=(1, 64)).rechunk((64, 1), method="p2p")
+        explanation = explain(x, nthreads=1, nworkers=2)
+        assert sum(group.tasks for group in loaders(explanation)) == 64
+        reasons = {group.verdicts["producers"].reason for group in explanation.groups}
+        assert reasons & {"p2p", "not-p2p"}
+
+    run()
+
+
 def test_bags_and_delayed() -> None:
     """Nothing is known of the sizes."""
     bag = db.from_sequence(range(100), npartitions=50).map(str)
