@@ -147,7 +147,8 @@ class Suite:
                 *(f"--rootdir={site}", f"--report-log={report}"),
                 *("-c", str(site / "pyproject.toml"), "-p", "no:cacheprovider"),
                 *("--color=no", *self.options),
-                *(str(site / one) for one in tests or [module]),
+                # A path would make one slash of two, and names of tests have such
+                *(f"{site}{os.sep}{one}" for one in tests or [module]),
             ]
             code = _wait(command, Path(folder), self._log(job), timeout)
             outcomes, reached = read_outcomes(report, module, code)

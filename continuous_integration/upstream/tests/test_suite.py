@@ -79,7 +79,7 @@ def test_is_well_installed():
 def test_fails_in_both():
     assert False
 
-@pytest.mark.parametrize("name", ["a|b[c]::d"])
+@pytest.mark.parametrize("name", ["a|b[c]:://d"])
 def test_broken(name):
     assert not fork
 
@@ -220,10 +220,11 @@ class Bench:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        return {
-            one["test"].rpartition("/")[2]: one["verdict"]
-            for one in self.json["differences"]
-        }
+        verdicts = {}
+        for one in self.json["differences"]:
+            module, colons, test = one["test"].partition("::")
+            verdicts[module.rpartition("/")[2] + colons + test] = one["verdict"]
+        return verdicts
 
 
 def call(*arguments: str) -> Result:
@@ -261,7 +262,7 @@ def result(bench: Bench, before: object) -> Result:
 def test_every_difference_has_a_verdict(bench: Bench, result: Result) -> None:
     assert last_line(result) == "Error: 4 broken by the fork"
     assert bench.verdicts == {
-        "test_outcomes.py::test_broken[a|b[c]::d]": "broken by the fork",
+        "test_outcomes.py::test_broken[a|b[c]:://d]": "broken by the fork",
         "test_outcomes.py::test_mended": "mended by the fork",
         "test_outcomes.py::test_flaky": "flaky",
         "test_outcomes.py::test_broken_among_others": "broken by the fork",
@@ -319,7 +320,7 @@ def test_report_is_a_table(bench: Bench, result: Result) -> None:
     assert "Upstream's tests at 1.0 (" in text
     assert "| not run | 0 | 3 |" in text
     assert (
-        "| distributed/tests/test_outcomes.py::test_broken[a&#124;b[c]::d] "
+        "| distributed/tests/test_outcomes.py::test_broken[a&#124;b[c]:://d] "
         "| passed → failed |"
     ) in text
     assert "| distributed/tests/test_crash.py | run | crashed |" in text
