@@ -237,10 +237,12 @@ def test_branch(made: Made) -> None:
         "distributed/distributed-schema.yaml",
         "distributed/distributed.yaml",
         "distributed/rootish.py",
+        "distributed/rootish_explain.py",
         "distributed/scheduler.py",
         "distributed/tests/rootish_utils.py",
         "distributed/tests/test_co_assignment.py",
         "distributed/tests/test_rootish.py",
+        "distributed/tests/test_rootish_explain.py",
         PAGE,
     }
     pages = git(made.checkout, "diff", "--name-only", f"{BRANCH}^", BRANCH)
@@ -410,10 +412,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 7 files",
-        "ruff-format 1.2.3: passed on 7 files",
+        "ruff-check 1.2.3: passed on 9 files",
+        "ruff-format 1.2.3: passed on 9 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 7 files",
+        "mypy 5: passed on 9 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)
