@@ -34,7 +34,15 @@ from sortedcontainers import SortedDict
 
 from distributed.collections import HeapSet
 from distributed.core import Status
-from distributed.rootish import POLICIES, Verdict
+from distributed.rootish import (
+    COUNTED,
+    MARKED,
+    POLICIES,
+    PRODUCER,
+    ROOT,
+    UNTHROTTLED,
+    Verdict,
+)
 from distributed.scheduler import (
     SchedulerState,
     TaskGroup,
@@ -43,6 +51,7 @@ from distributed.scheduler import (
     WorkerState,
     _cull,
     _materialize_graph,
+    _task_slots_available,
 )
 from distributed.shuffle._core import P2PBarrierTask
 from distributed.utils import key_split_group, silence_logging_cmgr
@@ -69,8 +78,8 @@ SMALL = 0.01
 #: Annotations of tasks that may run on some workers only
 _RESTRICTIONS = ("workers", "resources")
 
-#: Reasons of groups that bring in data, under the policy that goes by the data
-_BRINGS_DATA = frozenset({"root", "producer", "unthrottled", "marked", "counted"})
+#: Verdicts on groups that bring in data, under the policy that goes by the data
+_BRINGS_DATA = frozenset({ROOT, PRODUCER, UNTHROTTLED, MARKED, COUNTED})
 
 
 class InMemory(NamedTuple):
@@ -140,14 +149,7 @@ class GroupExplanation:
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
         return {
-            "name": self.name,
-            "prefix": self.prefix,
-            "tasks": self.tasks,
-            "dependency_groups": self.dependency_groups,
-            "dependency_tasks": self.dependency_tasks,
-            "marked": self.marked,
-            "nbytes": self.nbytes,
-            "brings_data": self.brings_data,
+            **vars(self),
             "verdicts": {
                 policy: verdict._asdict() for policy, verdict in self.verdicts.items()
             },
@@ -550,6 +552,9 @@ class _Paper(SchedulerState):
             self.rootish_policy = POLICIES[policy](self)
         self.total_nthreads = sum(nthreads)
         self.nthreads = nthreads
+        # Of the tasks that depend on a group's, one stands for all
+        self._dependents: dict[str, list[TaskState]] = {}
+        self._nowhere = TaskGroup("", TaskPrefix(""))
 
     def log_event(self, topic: Any, msg: Any) -> None:
         """Do nothing; there is nobody to tell."""
@@ -560,7 +565,9 @@ class _Paper(SchedulerState):
         saturation = self.WORKER_SATURATION
         if math.isinf(saturation):
             return None
-        return sum(max(math.ceil(saturation * n), 1) for n in self.nthreads)
+        return sum(
+            _task_slots_available(ws, saturation) for ws in self.workers.values()
+        )
 
     def judge(self, graph: _Graph) -> dict[str, Verdict]:
         """Return what the policy says of each group of a graph."""
@@ -596,10 +603,12 @@ class _Paper(SchedulerState):
             for tasks in (tg, tg.prefix):
                 tasks._size += len(group.keys)
                 tasks.states["waiting"] += len(group.keys)
+        users = {name: self._uncounted(name, None, name) for name in graph.groups}
         for name, group in graph.groups.items():
             self.task_groups[name].dependencies.update(
                 self.task_groups[other] for other in group.dependencies
             )
+            self._dependents[name] = [users[other] for other in group.dependents]
 
     def _sample(self, graph: _Graph, name: str) -> Iterator[TaskState]:
         """Yield some tasks of a group whose inputs have just arrived."""
@@ -627,13 +636,11 @@ class _Paper(SchedulerState):
         ts._state = state
         if group.nbytes is not None:
             ts.nbytes = round(group.nbytes)
-        users = [self._uncounted(other, None, other) for other in group.dependents]
-        ts.dependents = _Users(users, graph.users[key])
+        ts.dependents = _Users(self._dependents[name], graph.users[key])
         return ts
 
     def _uncounted(self, key: Key, node: GraphNode | None, name: str) -> TaskState:
-        nowhere = TaskGroup("", TaskPrefix(""))
-        ts = TaskState(key, node, "released", nowhere, validate=False)
+        ts = TaskState(key, node, "released", self._nowhere, validate=False)
         ts.group = self.task_groups[name]
         return ts
 
@@ -661,7 +668,7 @@ def _summarize(
     loaders = {
         name
         for name, verdict in verdicts["producers"].items()
-        if verdict.reason in _BRINGS_DATA and not graph.holds(name)
+        if verdict in _BRINGS_DATA and not graph.holds(name)
     }
     # What costs loaders next to nothing is a handle
     loaders -= {
