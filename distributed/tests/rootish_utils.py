@@ -94,6 +94,20 @@ class FarWorker(Worker):
         self._read_mail()
 
 
+def hear_verdicts(
+    scheduler: Scheduler, hear: Callable[[TaskState, Verdict], None]
+) -> None:
+    """Call a function with each task and verdict, whenever the scheduler asks."""
+
+    class Heard(type(scheduler.rootish_policy)):  # type: ignore[misc]
+        def verdict(self, ts: TaskState) -> Verdict:
+            verdict: Verdict = super().verdict(ts)
+            hear(ts, verdict)
+            return verdict
+
+    scheduler.rootish_policy = Heard(scheduler)
+
+
 class Watch(MemoryRecorder):
     """See what a computation does to some prefixes, at every transition.
 
@@ -123,17 +137,11 @@ class Watch(MemoryRecorder):
 
     async def start(self, scheduler: Scheduler) -> None:
         await super().start(scheduler)
-        policy = scheduler.rootish_policy
-        watch = self
+        hear_verdicts(scheduler, self._hear)
 
-        class Watched(type(policy)):  # type: ignore[misc]
-            def verdict(self, ts: TaskState) -> Verdict:
-                verdict = super().verdict(ts)
-                if ts.prefix.name in watch.prefixes:
-                    watch.verdicts.append(verdict)
-                return verdict
-
-        scheduler.rootish_policy = Watched(scheduler)
+    def _hear(self, ts: TaskState, verdict: Verdict) -> None:
+        if ts.prefix.name in self.prefixes:
+            self.verdicts.append(verdict)
 
     def transition(
         self,

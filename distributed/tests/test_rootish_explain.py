@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from dask.delayed import delayed
 
-from distributed import Client, Scheduler
 from distributed.client import wait
 from distributed.rootish import POLICIES, Verdict, explain
 from distributed.rootish_explain import CHUNKS_PER_SLOT, UNFOLDED
-from distributed.tests.rootish_utils import KIB, MIB
+from distributed.tests.rootish_utils import KIB, MIB, hear_verdicts, policy_cluster
 from distributed.utils_test import gen_cluster
 
 #: Slots of the clusters below: two workers with one thread each
@@ -144,70 +143,51 @@ def test_one_queue_for_all_groups() -> None:
 @pytest.mark.parametrize(
     "make", [weighted_mean, through_handles, bias, pencils], ids=lambda f: f.__name__
 )
-def test_verdicts_are_those_of_the_scheduler(make: Any, policy: str) -> None:
+@policy_cluster(
+    far=False,
+    config={
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+    },
+)
+async def test_verdicts_are_those_of_the_scheduler(
+    c: Any, s: Any, a: Any, b: Any, make: Any, policy: str
+) -> None:
     seen: defaultdict[str, Counter[Verdict]] = defaultdict(Counter)
-
-    @gen_cluster(
-        client=True,
-        nthreads=[("127.0.0.1", 1)] * 2,
-        config={
-            "distributed.scheduler.rootish-policy": policy,
-            "distributed.worker.memory.target": False,
-            "distributed.worker.memory.spill": False,
-            "distributed.worker.memory.pause": False,
-        },
-    )
-    async def run(c: Client, s: Scheduler, a: Any, b: Any) -> None:
-        verdict = s.rootish_policy.verdict
-
-        class Watched(type(s.rootish_policy)):  # type: ignore[misc]
-            def verdict(self, ts: Any) -> Verdict:
-                found = verdict(ts)
-                seen[ts.group.name][found] += 1
-                return found
-
-        s.rootish_policy = Watched(s)
-        x = make()
-        explanation = explain(x, nthreads=1, nworkers=2)
-        await wait(c.persist(x))
-        assert explanation.policy == policy
-        assert {group.name for group in explanation.groups} == set(s.task_groups)
-        for group in explanation.groups:
-            verdicts = seen[group.name]
-            # How long tasks take tells what is tiny from what is not; nobody knows yet
-            if not verdicts or (group.nbytes is not None and group.nbytes < KIB):
-                continue
-            most = max(verdicts.values())
-            assert any(
-                verdict.rootish == group.verdicts[policy].rootish
-                for verdict, number in verdicts.items()
-                if number == most
-            ), (group, verdicts)
-
-    run()
+    hear_verdicts(s, lambda ts, verdict: seen[ts.group.name].update([verdict]))
+    x = make()
+    explanation = explain(x, nthreads=1, nworkers=2)
+    await wait(c.persist(x))
+    assert explanation.policy == policy
+    assert {group.name for group in explanation.groups} == set(s.task_groups)
+    for group in explanation.groups:
+        verdicts = seen[group.name]
+        # How long tasks take tells what is tiny from what is not; nobody knows yet
+        if not verdicts or (group.nbytes is not None and group.nbytes < KIB):
+            continue
+        most = max(verdicts.values())
+        assert any(
+            verdict.rootish == group.verdicts[policy].rootish
+            for verdict, number in verdicts.items()
+            if number == most
+        ), (group, verdicts)
 
 
-def test_persisted() -> None:
+@gen_cluster(client=True)
+async def test_persisted(c: Any, s: Any, a: Any, b: Any) -> None:
     """What is in memory already is an input like others."""
-
-    @gen_cluster(client=True)
-    async def run(c: Client, s: Scheduler, a: Any, b: Any) -> None:
-        x = c.persist(da.ones((64, 1024), chunks=(1, 1024)))
-        await wait(x)
-        explanation = explain((x + 1).sum(), nthreads=1, nworkers=2)
-        groups = {group.name: group for group in explanation.groups}
-        assert groups[x.name].nbytes == 8 * 1024
-        assert not any(group.brings_data for group in explanation.groups)
-
-    run()
+    x = c.persist(da.ones((64, 1024), chunks=(1, 1024)))
+    await wait(x)
+    explanation = explain((x + 1).sum(), nthreads=1, nworkers=2)
+    groups = {group.name: group for group in explanation.groups}
+    assert groups[x.name].nbytes == 8 * 1024
+    assert not any(group.brings_data for group in explanation.groups)
 
 
 @pytest.mark.parametrize("annotation", [{"workers": ["a"]}, {"resources": {"GPU": 1}}])
 def test_restricted(annotation: dict[str, Any]) -> None:
-    with (
-        dask.annotate(**annotation),
-        dask.config.set({"optimization.fuse.active": False}),
-    ):
+    with dask.annotate(**annotation):
         x = da.ones((64, 8), chunks=(1, 8))
         explanation = explain(x, nthreads=1, nworkers=2)
     [group] = explanation.groups
@@ -216,18 +196,14 @@ def test_restricted(annotation: dict[str, Any]) -> None:
     assert not explanation.overproducing()
 
 
-def test_p2p() -> None:
+@gen_cluster(client=True)
+async def test_p2p(c: Any, s: Any, a: Any, b: Any) -> None:
     """What a P2P rechunk unpacks was loaded before."""
-
-    @gen_cluster(client=True)
-    async def run(c: Client, s: Scheduler, a: Any, b: Any) -> None:
-        x = da.ones((64, 64), chunks=(1, 64)).rechunk((64, 1), method="p2p")
-        explanation = explain(x, nthreads=1, nworkers=2)
-        assert sum(group.tasks for group in loaders(explanation)) == 64
-        reasons = {group.verdicts["producers"].reason for group in explanation.groups}
-        assert reasons & {"p2p", "not-p2p"}
-
-    run()
+    x = da.ones((64, 64), chunks=(1, 64)).rechunk((64, 1), method="p2p")
+    explanation = explain(x, nthreads=1, nworkers=2)
+    assert sum(group.tasks for group in loaders(explanation)) == 64
+    reasons = {group.verdicts["producers"].reason for group in explanation.groups}
+    assert reasons & {"p2p", "not-p2p"}
 
 
 def test_bags_and_delayed() -> None:
