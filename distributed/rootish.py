@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -95,6 +96,9 @@ INPUTS_PER_TASK = 0.5
 #: that may be worth copying for: the default of 500 ms is a guess on the safe side for
 #: occupancy, and on the other side here.
 UNKNOWN_DURATION_PART = 0.1
+
+#: Topic of the events that tell of verdicts
+TOPIC = "rootish"
 
 #: Default of ``distributed.scheduler.rootish-taskgroup`` and
 #: ``rootish-taskgroup-dependencies``.
@@ -205,6 +209,10 @@ class GroupFacts:
 
     Attributes
     ----------
+    verdict
+        The last one on a task of the group, None as long as there was none.
+    decisions
+        Verdict -> how often it was given to a task of the group.
     data
         Price that a task may cost for the data that it brings in, in bytes.
     allowed
@@ -218,8 +226,9 @@ class GroupFacts:
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
     confirmed
-        Whether a queued task was found to be root-ish by these facts, and its output
-        was known. The others need not be judged again when they leave the queue.
+        Whether queued tasks need not be judged again when they leave the queue: their
+        inputs were never weighed, or one of them was found to be root-ish by these
+        facts when the output of the group was known.
     """
 
     __slots__ = (
@@ -227,11 +236,15 @@ class GroupFacts:
         "allowed_marked",
         "confirmed",
         "data",
+        "decisions",
         "guessed",
         "review_at",
+        "verdict",
         "work",
     )
 
+    verdict: Verdict | None
+    decisions: dict[Verdict, int]
     data: float
     allowed: float
     allowed_marked: float
@@ -240,7 +253,24 @@ class GroupFacts:
     review_at: int
     confirmed: bool
 
-    def __init__(self, state: SchedulerState, tg: TaskGroup):
+    def __init__(self) -> None:
+        self.verdict = None
+        self.decisions = {}
+        self.data = self.allowed = self.allowed_marked = self.work = 0
+        self.guessed = True
+        self.review_at = 0
+        self.confirmed = True
+
+    def review(self, state: SchedulerState, tg: TaskGroup) -> None:
+        """Weigh anew what a task of the group may cost.
+
+        Parameters
+        ----------
+        state
+            Knows how long tasks take, and how fast the network is.
+        tg
+            The group.
+        """
         prefix = tg.prefix
         collection = tg if tg.nbytes_total else prefix
         known = mean_output(collection)
@@ -308,6 +338,11 @@ class RootishPolicy(ABC):
     ----------
     state
         The scheduler's state. Policies read it and never change it.
+
+    Attributes
+    ----------
+    decisions
+        Verdict -> how often it was given, since the scheduler started.
     """
 
     #: Value of ``distributed.scheduler.rootish-policy``
@@ -316,10 +351,49 @@ class RootishPolicy(ABC):
     #: (see ``distributed.scheduler.rootish-co-assignment``)
     co_assigns: ClassVar[bool] = False
 
-    __slots__ = ("state",)
+    __slots__ = ("decisions", "state")
+
+    decisions: defaultdict[Verdict, int]
 
     def __init__(self, state: SchedulerState):
         self.state = state
+        self.decisions = defaultdict(int)
+
+    def is_rootish(self, ts: TaskState) -> bool:
+        """Judge a task for the scheduler, and keep the verdict with its group.
+
+        A verdict that the group did not have before is logged as an event under the
+        topic ``rootish``.
+
+        Parameters
+        ----------
+        ts
+            The task.
+        """
+        verdict = self.verdict(ts)
+        tg = ts.group
+        facts = tg.rootish_facts
+        count = facts.decisions.get(verdict, 0)
+        if not count:
+            self._tell(tg, verdict)
+        facts.decisions[verdict] = count + 1
+        facts.verdict = verdict
+        self.decisions[verdict] += 1
+        return verdict.rootish
+
+    def _tell(self, tg: TaskGroup, verdict: Verdict) -> None:
+        """Log an event for a verdict that a group did not have before."""
+        before = tg.rootish_facts.verdict
+        self.state.log_event(
+            TOPIC,
+            {
+                "action": "verdict",
+                "group": tg.name,
+                "policy": self.name,
+                **verdict._asdict(),
+                "before": before.reason if before else None,
+            },
+        )
 
     @abstractmethod
     def verdict(self, ts: TaskState) -> Verdict:
@@ -436,12 +510,10 @@ class Producers(RootishPolicy):
         """Weigh the price of the inputs of ``ts`` against what copying them buys."""
         state = self.state
         facts = tg.rootish_facts
-        if (
-            facts is None
-            or tg.nbytes_total >= facts.review_at
-            or (facts.guessed and tg.prefix.nbytes_total)
+        if tg.nbytes_total >= facts.review_at or (
+            facts.guessed and tg.prefix.nbytes_total
         ):
-            facts = tg.rootish_facts = GroupFacts(state, tg)
+            facts.review(state, tg)
 
         # A single worker has nothing to copy, but the cluster may grow
         nworkers = len(state.workers)

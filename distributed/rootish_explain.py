@@ -16,7 +16,6 @@ were handles, which is what the scheduler takes a size for that it was not told.
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +42,8 @@ from distributed.rootish import (
     UNTHROTTLED,
     Verdict,
 )
+from distributed.rootish_monitor import CHUNKS_PER_SLOT, count_slots
+from distributed.rootish_tables import html_table, text_table
 from distributed.scheduler import (
     SchedulerState,
     TaskGroup,
@@ -51,7 +52,6 @@ from distributed.scheduler import (
     WorkerState,
     _cull,
     _materialize_graph,
-    _task_slots_available,
 )
 from distributed.shuffle._core import P2PBarrierTask
 from distributed.utils import key_split_group, silence_logging_cmgr
@@ -63,13 +63,6 @@ if TYPE_CHECKING:
 
 #: How many tasks of a group are looked at. They are alike, but for edges.
 SAMPLE = 8
-
-#: Rows of the table that are not folded in a notebook
-UNFOLDED = 20
-
-#: What is loaded at once where loading is held back, for each slot: the chunk that is
-#: being loaded and the one that is being consumed.
-CHUNKS_PER_SLOT = 2
 
 #: What is not counted among the chunks: an output that is known to be smaller than this
 #: part of the largest.
@@ -229,42 +222,15 @@ class Explanation:
         }
 
     def __str__(self) -> str:
-        rows = [_HEAD, *map(self._row, self.groups)]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        # The last column is a sentence
-        lines = [
-            "  ".join(
-                cell.rjust(width) if n in _NUMBERS else cell.ljust(width)
-                for n, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*self._summary(), "", *lines])
+        table = text_table(_HEAD, map(self._row, self.groups), _NUMBERS)
+        return "\n".join([*self._summary(), "", table])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEAD)
-
-        def table(groups: Iterable[GroupExplanation]) -> str:
-            rows = "".join(
-                "<tr>"
-                + "".join(f"<td>{html.escape(cell)}</td>" for cell in self._row(group))
-                + "</tr>"
-                for group in groups
-            )
-            return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
         # What brings in data is what one looks for
         first = sorted(self.groups, key=lambda group: not group.brings_data)
-        summary = "<br>".join(map(html.escape, self._summary()))
-        text = f"<p>{summary}</p>{table(first[:UNFOLDED])}"
-        if rest := first[UNFOLDED:]:
-            text += (
-                f"<details><summary>{len(rest)} more groups</summary>"
-                f"{table(rest)}</details>"
-            )
-        return text
+        return html_table(self._summary(), _HEAD, [*map(self._row, first)])
 
     def _summary(self) -> list[str]:
         threads = sum(self.nthreads)
@@ -562,12 +528,7 @@ class _Paper(SchedulerState):
     @property
     def slots(self) -> int | None:
         """Root-ish tasks that workers are given at once, None if there is no queue."""
-        saturation = self.WORKER_SATURATION
-        if math.isinf(saturation):
-            return None
-        return sum(
-            _task_slots_available(ws, saturation) for ws in self.workers.values()
-        )
+        return count_slots(self)
 
     def judge(self, graph: _Graph) -> dict[str, Verdict]:
         """Return what the policy says of each group of a graph."""

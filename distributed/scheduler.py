@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from distributed.co_assignment import CoAssigningQueue, make_queue
 from distributed.rootish import GroupFacts, RootishPolicy, make_policy
+from distributed.rootish_monitor import RootishMonitor
+
+DEFAULT_EXTENSIONS["rootish"] = RootishMonitor
 
 
 class TaskGroup:
-    #: What the root-ish policy knows about this group, or None if it was never asked
-    rootish_facts: GroupFacts | None
+    #: What the root-ish policy knows about this group
+    rootish_facts: GroupFacts
 
     def __init__(self, name: str, prefix: TaskPrefix):
-        self.rootish_facts = None
+        self.rootish_facts = GroupFacts()
 
 
 class SchedulerState:
@@ -34,7 +37,7 @@ class SchedulerState:
         --------
         distributed.rootish
         """
-        return self.rootish_policy.verdict(ts).rootish
+        return self.rootish_policy.is_rootish(ts)
 
     def _transition_queued_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Give a queued task to a worker.
@@ -46,8 +49,7 @@ class SchedulerState:
         queue = self.queued
         # The worker for which it was chosen a moment ago
         ws = queue.worker_for(ts) if isinstance(queue, CoAssigningQueue) else None
-        facts = ts.group.rootish_facts
-        if facts and not facts.confirmed and not self.is_rootish(ts):
+        if not ts.group.rootish_facts.confirmed and not self.is_rootish(ts):
             ws = self.decide_worker_non_rootish(ts) or ws
         if ws is None:
             return self._transition_queued_processing_any(key, stimulus_id)

@@ -956,7 +956,7 @@ async def test_inputs_of_unknown_size(c: Any, s: Any, a: Any, b: Any) -> None:
     for ts in waiting:
         assert ts.state == "waiting"
         assert s.rootish_policy.verdict(ts) == rootish.WAITING
-    assert waiting[0].group.rootish_facts is None
+    assert waiting[0].group.rootish_facts.review_at == 0
     await event.set()
     assert await result == 48
     assert moved([a, b]) < 8 * MIB
@@ -1350,18 +1350,24 @@ def finish(tg: TaskGroup, nbytes: int) -> None:
     tg.update_nbytes(nbytes)
 
 
+def facts_of(state: Any, tg: TaskGroup) -> GroupFacts:
+    facts = GroupFacts()
+    facts.review(state, tg)
+    return facts
+
+
 def test_facts() -> None:
     """Little is assumed of a group at first; then its mean output tells."""
     state, prefix = make_state(), TaskPrefix("load")
     tg = make_group(prefix, 100)
-    unknown = GroupFacts(state, tg)
+    unknown = facts_of(state, tg)
     assert unknown.data == rootish.DATA_PRICE * rootish.UNKNOWN_OUTPUT
     assert unknown.review_at == 1
 
     finish(tg, 8 * MIB)
     finish(tg, 4 * MIB)
     prefix.duration_average = 0.01
-    facts = GroupFacts(state, tg)
+    facts = facts_of(state, tg)
     assert facts.data == facts.allowed == rootish.DATA_PRICE * 6 * MIB
     assert facts.work == 1e6
     # To be made anew when the mean may be another
@@ -1369,10 +1375,10 @@ def test_facts() -> None:
 
     # What is known of a name holds for its new groups
     sibling = make_group(prefix, 100)
-    assert GroupFacts(state, sibling).data == facts.data
-    assert GroupFacts(state, sibling).review_at == 1
+    assert facts_of(state, sibling).data == facts.data
+    assert facts_of(state, sibling).review_at == 1
     finish(sibling, 100)
-    small = GroupFacts(state, sibling)
+    small = facts_of(state, sibling)
     assert small.data == rootish.DATA_PRICE * 100
     # However little a task brings in, some price is negligible; more so if marked
     assert small.data < small.allowed < small.allowed_marked

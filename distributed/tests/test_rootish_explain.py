@@ -13,7 +13,8 @@ from dask.delayed import delayed
 
 from distributed.client import wait
 from distributed.rootish import POLICIES, Verdict, explain
-from distributed.rootish_explain import CHUNKS_PER_SLOT, UNFOLDED
+from distributed.rootish_monitor import CHUNKS_PER_SLOT
+from distributed.rootish_tables import UNFOLDED
 from distributed.tests.rootish_utils import KIB, MIB, hear_verdicts, policy_cluster
 from distributed.utils_test import gen_cluster
 

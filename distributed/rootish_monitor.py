@@ -1,0 +1,376 @@
+"""What the scheduler has decided of task groups so far, and what that does to memory.
+
+The verdicts are kept with the groups by the policy (see :mod:`distributed.rootish`), so
+that looking at them costs nothing as long as nobody looks, and nothing is kept for
+groups that the scheduler has forgotten. On top of them are
+
+- the state of all groups, for :meth:`distributed.Client.rootish`, the dashboard and
+  Prometheus;
+- a line in the scheduler's log when something loads more than the cluster can hold,
+  because it is not held back.
+
+Bytes in memory are the number of tasks in memory times the mean output of their group.
+To add up the tasks would cost as much as there are tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.utils import format_bytes, parse_timedelta
+from tornado.ioloop import PeriodicCallback
+
+from distributed.metrics import monotonic
+from distributed.rootish import (
+    DATA_PRICE,
+    DEAR,
+    EDGE,
+    FEW,
+    NOT_COUNTED,
+    RESTRICTED,
+    THROTTLED,
+    Verdict,
+    mean_output,
+)
+from distributed.rootish_tables import html_table, text_table
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.scheduler import Scheduler, SchedulerState, TaskGroup
+
+logger = logging.getLogger(__name__)
+
+#: What is loaded at once where loading is held back, for each slot: the chunk that is
+#: being loaded and the one that is being consumed.
+CHUNKS_PER_SLOT = 2
+
+#: How often groups are looked at for a warning, in seconds
+CHECK_INTERVAL = 1
+
+#: What helps where a group that brings in data is not held back
+HINTS: Mapping[Verdict, str] = {
+    RESTRICTED: "Restricted tasks are never queued: drop `workers=` and resources where "
+    "data is loaded, or compute it in parts.",
+    FEW: "Holding back so few tasks changes nothing: load smaller chunks.",
+    DEAR: "Let it depend on paths or opened files rather than on data, or scatter what "
+    "all of it needs with `broadcast=True`.",
+    EDGE: "Load in tasks that do not depend on parts of large data.",
+    THROTTLED: "Open and load in one task.",
+    NOT_COUNTED: "Set `distributed.scheduler.rootish-policy` to `producers`, or raise "
+    "`distributed.scheduler.rootish-taskgroup` and `rootish-taskgroup-dependencies` "
+    "above the number of its dependencies.",
+}
+NO_QUEUE_HINT = (
+    "Nothing is queued: set `distributed.scheduler.worker-saturation` to 1.1."
+)
+
+
+def count_slots(state: SchedulerState) -> int | None:
+    """Return how many root-ish tasks the workers are given at once.
+
+    Parameters
+    ----------
+    state
+        Knows the workers and ``distributed.scheduler.worker-saturation``.
+
+    Returns
+    -------
+    int or None
+        None if the settings turn queuing off.
+    """
+    # Circular dependencies
+    from distributed.scheduler import _task_slots_available
+
+    saturation = state.WORKER_SATURATION
+    if math.isinf(saturation):
+        return None
+    return sum(
+        _task_slots_available(ws, saturation)
+        + len(ws.processing)
+        - len(ws.long_running)
+        for ws in state.running
+    )
+
+
+@dataclass(frozen=True)
+class GroupStatus:
+    """What the scheduler has decided of a task group, and how far it is.
+
+    Attributes
+    ----------
+    name
+        Name of the group, a common part of its keys.
+    prefix
+        Name of its prefix: without the hash.
+    tasks
+        Number of its tasks, with those that were forgotten.
+    states
+        State -> number of its tasks that are in it.
+    rootish
+        Whether it is held back, by the last decision; None as long as there is none.
+    reason
+        Name of the reason.
+    explanation
+        The reason as a sentence.
+    decisions
+        Name of a reason -> number of decisions for it.
+    output
+        Mean output of a task in bytes, None as long as none has finished.
+    nbytes
+        Estimate of its output that is in memory, in bytes.
+    allowed
+        Bytes of it that may be in memory at once where what is loaded is consumed: two
+        chunks for each slot. None if it is not held back, or its output not known.
+    """
+
+    name: str
+    prefix: str
+    tasks: int
+    states: Mapping[str, int]
+    rootish: bool | None
+    reason: str | None
+    explanation: str | None
+    decisions: Mapping[str, int]
+    output: float | None
+    nbytes: float
+    allowed: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same in plain types, as for JSON."""
+        return {
+            **vars(self),
+            "states": dict(self.states),
+            "decisions": dict(self.decisions),
+        }
+
+
+@dataclass(frozen=True)
+class RootishStatus:
+    """What the scheduler has decided of its task groups.
+
+    Attributes
+    ----------
+    policy
+        Value of ``distributed.scheduler.rootish-policy``.
+    slots
+        Root-ish tasks that the workers are given at once, None if the settings turn
+        queuing off.
+    queued
+        Number of tasks that are held back.
+    groups
+        One for each group that the scheduler knows, the oldest first.
+    """
+
+    policy: str
+    slots: int | None
+    queued: int
+    groups: Sequence[GroupStatus]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RootishStatus:
+        """Make it of what :meth:`to_dict` has returned.
+
+        Parameters
+        ----------
+        data
+            Plain types.
+        """
+        groups = tuple(GroupStatus(**group) for group in data["groups"])
+        return cls(**{**data, "groups": groups})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same in plain types, as for JSON."""
+        groups = [group.to_dict() for group in self.groups]
+        return {**vars(self), "groups": groups}
+
+    def __str__(self) -> str:
+        table = text_table(_HEAD, map(_row, self.groups), _NUMBERS)
+        return "\n".join([*self._summary(), "", table])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self._summary(), _HEAD, [*map(_row, self.groups)])
+
+    def _summary(self) -> list[str]:
+        slots = "no queue" if self.slots is None else f"{self.slots} slots"
+        rootish = sum(bool(group.rootish) for group in self.groups)
+        return [
+            f"{len(self.groups)} groups, {rootish} of them root-ish, under the policy "
+            f"{self.policy}; {slots}, {self.queued} tasks queued"
+        ]
+
+
+_STATES = ("waiting", "queued", "processing", "memory")
+_HEAD = ("group", "tasks", *_STATES, "in memory", "allowed", "root-ish", "reason")
+#: Columns that are numbers
+_NUMBERS = frozenset(range(1, 8))
+
+
+def _row(group: GroupStatus) -> tuple[str, ...]:
+    """Return the cells of a group."""
+    rootish = "?" if group.rootish is None else "yes" if group.rootish else "no"
+    return (
+        group.name,
+        str(group.tasks),
+        *(str(group.states.get(state, 0)) for state in _STATES),
+        "?" if group.output is None else format_bytes(round(group.nbytes)),
+        "" if group.allowed is None else format_bytes(round(group.allowed)),
+        rootish,
+        group.explanation or "Not decided yet.",
+    )
+
+
+class RootishMonitor:
+    """Extension of the scheduler: see what the policy has decided, and warn.
+
+    Parameters
+    ----------
+    scheduler
+        Gets a handler ``rootish`` that returns :meth:`status` in plain types, and,
+        unless ``distributed.scheduler.rootish-warning-interval`` is null, a periodic
+        callback.
+
+    Raises
+    ------
+    ValueError
+        If that setting is no time.
+    """
+
+    def __init__(self, scheduler: Scheduler):
+        self.scheduler = scheduler
+        self._warned_at = -math.inf
+        scheduler.handlers["rootish"] = self._get_status
+        setting = "distributed.scheduler.rootish-warning-interval"
+        interval = dask.config.get(setting)
+        if interval is None:
+            return
+        try:
+            self._warning_interval = parse_timedelta(interval)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"`{setting}` must be a time such as 60s, or null; got {interval!r}"
+            ) from None
+        scheduler.periodic_callbacks["rootish"] = PeriodicCallback(
+            self.check, CHECK_INTERVAL * 1000
+        )
+
+    def status(self) -> RootishStatus:
+        """Return what is decided of all groups that the scheduler knows."""
+        state = self.scheduler
+        slots = count_slots(state)
+        return RootishStatus(
+            policy=state.rootish_policy.name,
+            slots=slots,
+            queued=len(state.queued),
+            groups=tuple(group_status(tg, slots) for tg in state.task_groups.values()),
+        )
+
+    async def _get_status(self) -> dict[str, Any]:
+        """Handler of the scheduler."""
+        return self.status().to_dict()
+
+    def count_groups(self) -> Counter[Verdict]:
+        """Return for how many groups a verdict is the last one."""
+        return Counter(
+            verdict
+            for tg in self.scheduler.task_groups.values()
+            if (verdict := tg.rootish_facts.verdict)
+        )
+
+    def check(self) -> None:
+        """Log a warning if something loads more than the cluster can hold.
+
+        That is where tasks that workers were given, and that have finished, make up for
+        more than the memory of all workers, bring in data, and are not held back.
+        Counted is what goes by one name, since loaders can have a group for each file.
+        Only the largest is named, and only if the last warning is long enough ago.
+        """
+        state = self.scheduler
+        limits = [ws.memory_limit for ws in state.workers.values()]
+        # 0 means that a worker has no limit
+        if not all(limits) or not limits:
+            return
+        if monotonic() < self._warned_at + self._warning_interval:
+            return
+        sent: Counter[str] = Counter()
+        examples: dict[str, TaskGroup] = {}
+        for tg, nbytes in self._loading():
+            sent[tg.prefix.name] += round(nbytes)
+            examples[tg.prefix.name] = tg
+        for name, total in sent.most_common(1):
+            if total > sum(limits):
+                self._warned_at = monotonic()
+                logger.warning(self._warning(examples[name], total, sum(limits)))
+
+    def _loading(self) -> Iterator[tuple[TaskGroup, float]]:
+        """Yield groups that load and are not held back, with bytes on their way."""
+        no_queue = math.isinf(self.scheduler.WORKER_SATURATION)
+        for tg in self.scheduler.task_groups.values():
+            if not tg.states["processing"]:
+                continue
+            verdict = tg.rootish_facts.verdict
+            if verdict is None or not (
+                no_queue if verdict.rootish else verdict in HINTS
+            ):
+                continue
+            output = mean_output(tg) or mean_output(tg.prefix)
+            if output is None:
+                continue
+            inputs = sum(
+                other.nbytes_total for other in tg.dependencies if other is not tg
+            )
+            if inputs > DATA_PRICE * output * len(tg):
+                continue
+            yield tg, output * (tg.states["processing"] + tg.states["memory"])
+
+    def _warning(self, tg: TaskGroup, nbytes: int, limit: int) -> str:
+        """Put a warning into words."""
+        verdict = tg.rootish_facts.verdict
+        assert verdict is not None
+        hint = NO_QUEUE_HINT if verdict.rootish else HINTS[verdict]
+        return (
+            f"Tasks of {tg.prefix.name!r} are about to load {format_bytes(nbytes)} "
+            f"into a cluster with {format_bytes(limit)} of memory, since their group "
+            f"{tg.name!r} is not held back. Reason ({verdict.reason}): "
+            f"{verdict.explanation} {hint} (Set "
+            "`distributed.scheduler.rootish-warning-interval` to null to turn this "
+            "warning off.)"
+        )
+
+
+def group_status(tg: TaskGroup, slots: int | None) -> GroupStatus:
+    """Return what is decided of a group, and how far it is.
+
+    Parameters
+    ----------
+    tg
+        The group.
+    slots
+        Root-ish tasks that the workers are given at once, None if there is no queue.
+    """
+    facts = tg.rootish_facts
+    verdict = facts.verdict
+    output = mean_output(tg)
+    allowed = None
+    if verdict and verdict.rootish and slots is not None and output is not None:
+        allowed = CHUNKS_PER_SLOT * slots * output
+    return GroupStatus(
+        name=tg.name,
+        prefix=tg.prefix.name,
+        tasks=len(tg),
+        states=dict(tg.states),
+        rootish=verdict.rootish if verdict else None,
+        reason=verdict.reason if verdict else None,
+        explanation=verdict.explanation if verdict else None,
+        decisions={each.reason: count for each, count in facts.decisions.items()},
+        output=output,
+        nbytes=(output or 0) * tg.states["memory"],
+        allowed=allowed,
+    )
