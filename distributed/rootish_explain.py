@@ -42,7 +42,7 @@ from distributed.rootish import (
     UNTHROTTLED,
     Verdict,
 )
-from distributed.rootish_monitor import CHUNKS_PER_SLOT, count_slots
+from distributed.rootish_monitor import CHUNKS_PER_SLOT, SMALL, count_slots
 from distributed.rootish_tables import html_table, text_table
 from distributed.scheduler import (
     SchedulerState,
@@ -54,7 +54,7 @@ from distributed.scheduler import (
     _materialize_graph,
 )
 from distributed.shuffle._core import P2PBarrierTask
-from distributed.utils import key_split_group, silence_logging_cmgr
+from distributed.utils import key_split_group, offload, silence_logging_cmgr
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -63,10 +63,6 @@ if TYPE_CHECKING:
 
 #: How many tasks of a group are looked at. They are alike, but for edges.
 SAMPLE = 8
-
-#: What is not counted among the chunks: an output that is known to be smaller than this
-#: part of the largest.
-SMALL = 0.01
 
 #: Annotations of tasks that may run on some workers only
 _RESTRICTIONS = ("workers", "resources")
@@ -305,6 +301,32 @@ def explain(collections: Sequence[Any], nthreads: Sequence[int]) -> Explanation:
     graph.set_sizes(_array_sizes(collections))
     verdicts = {name: _Paper(name, nthreads).judge(graph) for name in POLICIES}
     return _summarize(graph, verdicts, _Paper(None, nthreads))
+
+
+async def explain_on_cluster(collections: Sequence[Any], scheduler: Any) -> Explanation:
+    """Explain collections; see :meth:`distributed.Client.explain_rootish`.
+
+    Parameters
+    ----------
+    collections
+        Collections of dask.
+    scheduler
+        The client's connection to the scheduler of the cluster.
+
+    Raises
+    ------
+    TypeError
+        If one is no collection of dask.
+    ValueError
+        If there are no collections, or no workers.
+    """
+    nthreads = await scheduler.ncores()
+    if not nthreads:
+        raise ValueError(
+            "the cluster has no workers yet: wait for them, or give `nworkers` and "
+            "`nthreads` to `distributed.rootish.explain`"
+        )
+    return await offload(explain, collections, list(nthreads.values()))
 
 
 def _array_sizes(collections: Iterable[Any]) -> dict[str, float]:

@@ -50,13 +50,17 @@ logger = logging.getLogger(__name__)
 #: being loaded and the one that is being consumed.
 CHUNKS_PER_SLOT = 2
 
+#: What is not counted among the chunks: an output that is smaller than this part of the
+#: largest.
+SMALL = 0.01
+
 #: How often groups are looked at for a warning, in seconds
 CHECK_INTERVAL = 1
 
 #: What helps where a group that brings in data is not held back
 HINTS: Mapping[Verdict, str] = {
-    RESTRICTED: "Restricted tasks are never queued: drop `workers=` and resources where "
-    "data is loaded, or compute it in parts.",
+    RESTRICTED: "Restricted tasks are never queued: load without `workers=` and "
+    "resources, or compute in parts.",
     FEW: "Holding back so few tasks changes nothing: load smaller chunks.",
     DEAR: "Let it depend on paths or opened files rather than on data, or scatter what "
     "all of it needs with `broadcast=True`.",
@@ -113,7 +117,7 @@ class GroupStatus:
     states
         State -> number of its tasks that are in it.
     rootish
-        Whether it is held back, by the last decision; None as long as there is none.
+        Whether it is root-ish, by the last decision; None as long as there is none.
     reason
         Name of the reason.
     explanation
@@ -127,6 +131,8 @@ class GroupStatus:
     allowed
         Bytes of it that may be in memory at once where what is loaded is consumed: two
         chunks for each slot. None if it is not held back, or its output not known.
+    brings_data
+        Whether its tasks bring data into the cluster, as far as is known.
     """
 
     name: str
@@ -140,6 +146,7 @@ class GroupStatus:
     output: float | None
     nbytes: float
     allowed: float | None
+    brings_data: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
@@ -158,6 +165,8 @@ class RootishStatus:
     ----------
     policy
         Value of ``distributed.scheduler.rootish-policy``.
+    nthreads
+        Number of threads of all workers.
     slots
         Root-ish tasks that the workers are given at once, None if the settings turn
         queuing off.
@@ -168,6 +177,7 @@ class RootishStatus:
     """
 
     policy: str
+    nthreads: int
     slots: int | None
     queued: int
     groups: Sequence[GroupStatus]
@@ -183,6 +193,20 @@ class RootishStatus:
         """
         groups = tuple(GroupStatus(**group) for group in data["groups"])
         return cls(**{**data, "groups": groups})
+
+    def overproducing(self) -> list[GroupStatus]:
+        """Return the groups that bring in data and are not held back, if too many.
+
+        Too many are more tasks than would be let through if they were held back.
+        """
+        groups = [
+            group
+            for group in self.groups
+            if group.brings_data and not (group.rootish and self.slots is not None)
+        ]
+        slots = self.nthreads if self.slots is None else self.slots
+        too_many = sum(group.tasks for group in groups) > CHUNKS_PER_SLOT * slots
+        return groups if too_many else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
@@ -253,7 +277,9 @@ class RootishMonitor:
             return
         try:
             self._warning_interval = parse_timedelta(interval)
-        except (KeyError, TypeError, ValueError):
+            if self._warning_interval < 0:
+                raise ValueError("negative")
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(
                 f"`{setting}` must be a time such as 60s, or null; got {interval!r}"
             ) from None
@@ -265,15 +291,26 @@ class RootishMonitor:
         """Return what is decided of all groups that the scheduler knows."""
         state = self.scheduler
         slots = count_slots(state)
+        groups = list(state.task_groups.values())
+        loaders = {
+            tg: output
+            for tg in groups
+            if (output := mean_output(tg)) is not None and brings_data(tg, output)
+        }
+        # What is small beside the chunks is a handle
+        least = SMALL * max(loaders.values(), default=0)
         return RootishStatus(
             policy=state.rootish_policy.name,
+            nthreads=state.total_nthreads,
             slots=slots,
             queued=len(state.queued),
-            groups=tuple(group_status(tg, slots) for tg in state.task_groups.values()),
+            groups=tuple(
+                group_status(tg, slots, loaders.get(tg, -1) >= least) for tg in groups
+            ),
         )
 
     async def _get_status(self) -> dict[str, Any]:
-        """Handler of the scheduler."""
+        """Answer a client."""
         return self.status().to_dict()
 
     def count_groups(self) -> Counter[Verdict]:
@@ -313,20 +350,14 @@ class RootishMonitor:
         """Yield groups that load and are not held back, with bytes on their way."""
         no_queue = math.isinf(self.scheduler.WORKER_SATURATION)
         for tg in self.scheduler.task_groups.values():
-            if not tg.states["processing"]:
+            # Of one name, those that have finished count with those that run
+            if not tg.prefix.states["processing"]:
                 continue
             verdict = tg.rootish_facts.verdict
-            if verdict is None or not (
-                no_queue if verdict.rootish else verdict in HINTS
-            ):
+            if verdict is None or (verdict.rootish and not no_queue):
                 continue
             output = mean_output(tg) or mean_output(tg.prefix)
-            if output is None:
-                continue
-            inputs = sum(
-                other.nbytes_total for other in tg.dependencies if other is not tg
-            )
-            if inputs > DATA_PRICE * output * len(tg):
+            if output is None or not brings_data(tg, output):
                 continue
             yield tg, output * (tg.states["processing"] + tg.states["memory"])
 
@@ -345,7 +376,24 @@ class RootishMonitor:
         )
 
 
-def group_status(tg: TaskGroup, slots: int | None) -> GroupStatus:
+def brings_data(tg: TaskGroup, output: float) -> bool:
+    """Whether tasks of a group bring data into the cluster.
+
+    Parameters
+    ----------
+    tg
+        The group.
+    output
+        Mean output of its tasks in bytes.
+    """
+    verdict = tg.rootish_facts.verdict
+    if verdict is None or not (verdict.rootish or verdict in HINTS):
+        return False
+    inputs = sum(other.nbytes_total for other in tg.dependencies if other is not tg)
+    return inputs <= DATA_PRICE * output * len(tg)
+
+
+def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
     """Return what is decided of a group, and how far it is.
 
     Parameters
@@ -354,6 +402,8 @@ def group_status(tg: TaskGroup, slots: int | None) -> GroupStatus:
         The group.
     slots
         Root-ish tasks that the workers are given at once, None if there is no queue.
+    loads
+        Whether it brings data into the cluster.
     """
     facts = tg.rootish_facts
     verdict = facts.verdict
@@ -365,7 +415,7 @@ def group_status(tg: TaskGroup, slots: int | None) -> GroupStatus:
         name=tg.name,
         prefix=tg.prefix.name,
         tasks=len(tg),
-        states=dict(tg.states),
+        states={state: number for state, number in tg.states.items()},
         rootish=verdict.rootish if verdict else None,
         reason=verdict.reason if verdict else None,
         explanation=verdict.explanation if verdict else None,
@@ -373,4 +423,28 @@ def group_status(tg: TaskGroup, slots: int | None) -> GroupStatus:
         output=output,
         nbytes=(output or 0) * tg.states["memory"],
         allowed=allowed,
+        brings_data=loads,
     )
+
+
+async def ask_scheduler(scheduler: Any) -> RootishStatus:
+    """Ask a scheduler what it has decided; see :meth:`distributed.Client.rootish`.
+
+    Parameters
+    ----------
+    scheduler
+        The client's connection to it.
+
+    Raises
+    ------
+    RuntimeError
+        If it keeps no verdicts.
+    """
+    # Of a handler that it does not have, a scheduler returns nothing
+    status = await scheduler.rootish()
+    if status is None:
+        raise RuntimeError(
+            f"the scheduler at {scheduler.address} keeps no verdicts; start it with a "
+            "`distributed` whose version ends in `+rootish`"
+        )
+    return RootishStatus.from_dict(status)

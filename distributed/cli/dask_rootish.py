@@ -6,6 +6,7 @@ is imported when it runs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -22,6 +23,9 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from distributed.rootish_explain import Explanation
+    from distributed.rootish_monitor import RootishStatus
 
 # Named here too, because the module that knows them is expensive to import. A test
 # compares.
@@ -201,7 +205,13 @@ def demo(
 
 
 @main.command(name="explain")
-@click.argument("target", metavar="PACKAGE.MODULE:OBJECT")
+@click.argument("target", metavar="[PACKAGE.MODULE:OBJECT]", required=False)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Tell what this scheduler has decided so far instead, such as "
+    "tcp://127.0.0.1:8786.",
+)
 @click.option(
     "--nworkers",
     type=click.IntRange(min=1),
@@ -219,7 +229,8 @@ def demo(
     help=f"Exit with {OVERPRODUCTION} if a group that brings in data is not held back.",
 )
 def explain(
-    target: str,
+    target: str | None,
+    scheduler: str | None,
     nworkers: int | None,
     nthreads: int | None,
     as_json: bool,
@@ -229,20 +240,66 @@ def explain(
 
     OBJECT is a collection of dask, a list or tuple of such, or a function that takes
     nothing and returns one. Modules are looked for in the current folder, too.
-    """
-    from distributed.rootish import explain
 
-    collections = _load(target)
-    try:
-        explanation = explain(*collections, nthreads=nthreads, nworkers=nworkers)
-    except (TypeError, ValueError) as e:
-        raise click.ClickException(f"{target}: {e}") from e
+    With --scheduler, tell what is decided of the groups that a scheduler knows.
+    """
+    if (target is None) == (scheduler is None):
+        raise click.UsageError("Give either PACKAGE.MODULE:OBJECT or --scheduler.")
+    explanation: Explanation | RootishStatus
+    if scheduler is not None:
+        if nworkers is not None or nthreads is not None:
+            raise click.UsageError("--nworkers and --nthreads are the scheduler's own.")
+        explanation = _ask(scheduler)
+    else:
+        assert target is not None
+        explanation = _explain(target, nworkers, nthreads)
     if as_json:
         click.echo(json.dumps(explanation.to_dict(), indent=2))
     else:
         click.echo(str(explanation))
     if fail_on_overproduction and explanation.overproducing():
         sys.exit(OVERPRODUCTION)
+
+
+def _ask(address: str) -> RootishStatus:
+    """Ask a running scheduler."""
+    import dask.config
+    from dask.utils import parse_timedelta
+
+    from distributed.core import rpc
+    from distributed.rootish_monitor import ask_scheduler
+    from distributed.security import Security
+    from distributed.utils import TimeoutError as NoAnswer
+    from distributed.utils import wait_for
+
+    timeout = dask.config.get("distributed.comm.timeouts.connect")
+
+    async def ask() -> RootishStatus:
+        security = Security().get_connection_args("client")
+        # A client would be one more thing to be closed, and shown on the dashboard
+        async with rpc(address, connection_args=security) as scheduler:
+            # Whatever else listens there may never answer
+            return await wait_for(ask_scheduler(scheduler), parse_timedelta(timeout))
+
+    try:
+        return asyncio.run(ask())
+    except NoAnswer:
+        raise click.ClickException(
+            f"{address}: no answer within {timeout}; is it the address of a scheduler?"
+        ) from None
+    except (OSError, RuntimeError, TypeError, ValueError) as e:
+        raise click.ClickException(f"{address}: {e}") from e
+
+
+def _explain(target: str, nworkers: int | None, nthreads: int | None) -> Explanation:
+    """Explain what is not running yet."""
+    from distributed.rootish import explain
+
+    collections = _load(target)
+    try:
+        return explain(*collections, nthreads=nthreads, nworkers=nworkers)
+    except (TypeError, ValueError) as e:
+        raise click.ClickException(f"{target}: {e}") from e
 
 
 def _load(target: str) -> list[Any]:

@@ -1,0 +1,70 @@
+"""Partial module: the part of ``distributed.client`` that differs from the base.
+
+The build puts these definitions into the base's module; what happens to which name is
+written down in ``continuous_integration/fork/divergence.json``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed.rootish_explain import Explanation
+    from distributed.rootish_monitor import RootishStatus
+
+
+class Client:
+    def rootish(self) -> RootishStatus | Coroutine[Any, Any, RootishStatus]:
+        """Ask the scheduler which task groups are root-ish, and why.
+
+        Returns
+        -------
+        RootishStatus
+            It is printed as a table, has one for notebooks, and ``to_dict``. Groups
+            are in it as long as the scheduler knows them.
+
+        Raises
+        ------
+        RuntimeError
+            If the scheduler keeps no verdicts, as one of a release does.
+
+        See Also
+        --------
+        Client.explain_rootish
+        """
+        from distributed.rootish_monitor import ask_scheduler
+
+        return self.sync(ask_scheduler, self.scheduler)
+
+    def explain_rootish(
+        self, *collections: Any
+    ) -> Explanation | Coroutine[Any, Any, Explanation]:
+        """Tell which groups of a computation will be root-ish on this cluster, and why.
+
+        Nothing is run. The settings are those of this process.
+
+        Parameters
+        ----------
+        *collections
+            Collections of dask that are to be computed at once.
+
+        Returns
+        -------
+        Explanation
+            It is printed as a table, has one for notebooks, and ``to_dict``.
+
+        Raises
+        ------
+        TypeError
+            If one is no collection.
+        ValueError
+            If there are no collections, or the cluster has no workers.
+
+        See Also
+        --------
+        distributed.rootish.explain
+        Client.rootish
+        """
+        from distributed.rootish_explain import explain_on_cluster
+
+        return self.sync(explain_on_cluster, collections, self.scheduler)

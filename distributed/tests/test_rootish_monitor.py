@@ -1,0 +1,516 @@
+"""What the scheduler tells of its verdicts, and what it warns of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import dask.array as da
+import pytest
+from dask import config, delayed
+from dask.tokenize import tokenize
+
+from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
+from distributed.rootish import DEAR, FEW, PRODUCER, RESTRICTED, explain
+from distributed.rootish_monitor import (
+    CHUNKS_PER_SLOT,
+    HINTS,
+    GroupStatus,
+    RootishMonitor,
+    RootishStatus,
+)
+from distributed.tests.rootish_utils import MIB, TWO_WORKERS, policy_cluster, slots
+from distributed.utils_test import (
+    async_poll_for,
+    captured_logger,
+    gen_cluster,
+    gen_test,
+)
+
+INTERVAL = "distributed.scheduler.rootish-warning-interval"
+
+
+def load(handle: Any, i: int) -> bytes:
+    return bytes(MIB)
+
+
+def load_first(event: Event, i: int) -> bytes:
+    """Load at once if it is the first, else when told so."""
+    if i:
+        event.wait()
+    return bytes(MIB)
+
+
+def size(chunk: bytes) -> int:
+    return len(chunk)
+
+
+def find(status: RootishStatus, prefix: str) -> GroupStatus:
+    [group] = [group for group in status.groups if group.prefix == prefix]
+    return group
+
+
+def loads(n: int = 20) -> list[Any]:
+    """Loads through two handles that nothing throttles."""
+    opened = [delayed(str, pure=True)(f"file-{i}") for i in range(2)]
+    return [delayed(load, pure=True)(opened[i % 2], i) for i in range(n)]
+
+
+@policy_cluster(far=False)
+async def test_status(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    futures = c.compute([delayed(size)(chunk) for chunk in loads()])
+    await wait(futures)
+    # The loads are done with, but their results' tasks depend on nothing else
+    status = await c.rootish()
+    assert status.policy == "producers"
+    assert status.nthreads == 2
+    assert status.slots == slots(s) == 4
+    assert status.queued == 0
+
+    [sizes] = [group for group in status.groups if group.prefix == "size"]
+    assert sizes.tasks == sizes.states["memory"] == 20
+    assert sizes.rootish is False
+    assert sizes.allowed is None
+    assert sizes.explanation
+
+
+@policy_cluster(far=False)
+async def test_status_of_loads(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    event = Event()
+    futures = c.map(load_first, [event] * 20, range(20))
+    await wait(futures[0])
+    status = await c.rootish()
+    group = find(status, "load_first")
+    assert (group.rootish, group.reason) == (True, "root")
+    assert group.explanation
+    assert group.decisions == {"root": 20}
+    assert group.tasks == 20
+    assert sum(group.states.values()) == 20
+    assert group.states["memory"] == 1
+    assert group.states["queued"] == status.queued == len(s.queued)
+    assert group.states["queued"] > 0
+    assert group.output == pytest.approx(MIB, rel=0.01)
+    assert group.nbytes == group.output
+    assert group.allowed == CHUNKS_PER_SLOT * 4 * group.output
+    assert group.brings_data
+    assert not status.overproducing()
+
+    await event.set()
+    await wait(futures)
+    group = find(await c.rootish(), "load_first")
+    assert group.states["memory"] == 20
+    assert group.nbytes == pytest.approx(20 * MIB, rel=0.01)
+    # What is done is known as long as the scheduler knows the group, and no longer
+    assert group.reason == "root"
+    del futures
+    await async_poll_for(lambda: not s.task_groups, timeout=10)
+    assert (await c.rootish()).groups == ()
+
+
+@policy_cluster(far=False)
+async def test_not_decided_yet(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    event = Event()
+    chunk = delayed(load_first)(event, 1)
+    future = c.compute(delayed(size)(chunk))
+    await async_poll_for(lambda: len(s.tasks) == 2, timeout=10)
+    status = await c.rootish()
+    group = find(status, "size")
+    assert (group.rootish, group.reason, group.explanation) == (None, None, None)
+    assert group.decisions == {}
+    assert group.output is None
+    assert group.nbytes == 0
+    assert not group.brings_data
+    assert "Not decided yet." in str(status)
+    await event.set()
+    assert await future == MIB
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "too_much"),
+    [("producers", "producer", False), ("marked", "not-counted", True)],
+)
+@policy_cluster(far=False)
+async def test_overproducing(
+    c: Client,
+    s: Scheduler,
+    a: Worker,
+    b: Worker,
+    policy: str,
+    reason: str,
+    too_much: bool,
+) -> None:
+    opened = [
+        delayed(str, pure=True)(f"file-{i}", dask_key_name=f"open-{i}")
+        for i in range(6)
+    ]
+    chunks = [delayed(load)(opened[i % 6], i) for i in range(60)]
+    futures = c.compute(chunks)
+    await wait(futures)
+    status = await c.rootish()
+    group = find(status, "load")
+    assert group.reason == reason
+    assert group.brings_data
+    assert status.overproducing() == ([group] if too_much else [])
+    # Handles cost next to nothing
+    assert not find(status, "open").brings_data
+
+
+@policy_cluster(
+    far=False, config={"distributed.scheduler.worker-saturation": float("inf")}
+)
+async def test_status_without_a_queue(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    futures = c.compute([delayed(load)(None, i) for i in range(20)])
+    await wait(futures)
+    status = await c.rootish()
+    assert status.slots is None
+    group = find(status, "load")
+    assert group.rootish
+    assert group.allowed is None
+    assert status.overproducing() == [group]
+    assert "no queue" in str(status)
+
+
+def test_status_sync() -> None:
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        future = client.submit(bytes, 10)
+        wait(future)
+        status = client.rootish()
+        assert [group.prefix for group in status.groups] == ["bytes"]
+        assert client.explain_rootish(da.ones(3, chunks=1)).nthreads == (1,)
+
+
+@policy_cluster(far=False)
+async def test_data_form(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    futures = c.compute(loads())
+    await wait(futures)
+    status = await c.rootish()
+    data = json.loads(json.dumps(status.to_dict()))
+    assert RootishStatus.from_dict(data) == status
+    assert status == s.extensions["rootish"].status()
+
+
+@policy_cluster(far=False)
+async def test_tables(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    hostile = "<script>alert(1)</script>"
+    futures = [c.submit(load, "x", i, key=(hostile, i)) for i in range(20)]
+    await wait(futures)
+    status = await c.rootish()
+    group = status.groups[0]
+    text = str(status)
+    assert hostile in text
+    assert group.explanation in text
+    assert "20.00 MiB" in text
+    assert "<script>" not in status._repr_html_()
+    assert "&lt;script&gt;alert(1)" in status._repr_html_()
+
+
+@gen_cluster(client=True, nthreads=[("", 1), ("", 3)])
+async def test_explain_on_a_cluster(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    x = da.ones(100, chunks=1).sum()
+    explanation = await c.explain_rootish(x, x + 1)
+    assert sorted(explanation.nthreads) == [1, 3]
+    assert [group.tasks for group in explanation.groups] == [
+        group.tasks for group in explain(x, x + 1, nthreads=1).groups
+    ]
+    assert not s.tasks
+    with pytest.raises(TypeError, match="got int"):
+        await c.explain_rootish(1)
+    with pytest.raises(ValueError, match="nothing to explain"):
+        await c.explain_rootish()
+
+
+@gen_cluster(client=True, nthreads=[])
+async def test_explain_without_workers(c: Client, s: Scheduler) -> None:
+    with pytest.raises(ValueError, match="no workers yet"):
+        await c.explain_rootish(da.ones(3))
+
+
+@gen_cluster(client=True, nthreads=[])
+async def test_scheduler_of_a_release(c: Client, s: Scheduler) -> None:
+    """As if it had no such extension: the error says what to do."""
+    del s.handlers["rootish"]
+    with (
+        captured_logger("distributed.core"),
+        pytest.raises(
+            RuntimeError, match=r"keeps no verdicts; start it with .*rootish"
+        ),
+    ):
+        await c.rootish()
+
+
+# -- Events --------------------------------------------------------------------------
+
+
+@policy_cluster(far=False)
+async def test_events(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    """One for each verdict that is new to a group."""
+    futures = c.compute([delayed(load)(None, i) for i in range(20)])
+    await wait(futures)
+    [(_, event)] = s.get_events("rootish")
+    [group] = s.task_groups.values()
+    assert event == {
+        "action": "verdict",
+        "group": group.name,
+        "policy": "producers",
+        "rootish": True,
+        "reason": "root",
+        "explanation": event["explanation"],
+        "before": None,
+    }
+
+
+@policy_cluster(far=False)
+async def test_event_of_a_change(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    """A group that is judged otherwise once its output is known."""
+    event = Event()
+    big = [delayed(bytes)(8 * MIB) for _ in range(2)]
+    await wait(c.persist(big))
+    [group] = {ts.group for ts in s.tasks.values()}
+    ts = next(iter(s.tasks.values()))
+    policy = s.rootish_policy
+    before = len(s.get_events("rootish"))
+    verdicts = iter([PRODUCER, PRODUCER, DEAR, PRODUCER, DEAR])
+
+    class Scripted(type(policy)):  # type: ignore[misc]
+        def verdict(self, ts: Any) -> Any:
+            return next(verdicts)
+
+    s.rootish_policy = Scripted(s)
+    answers = [s.is_rootish(ts) for _ in range(5)]
+    assert answers == [True, True, False, True, False]
+    events = [event for _, event in s.get_events("rootish")][before:]
+    assert [(event["reason"], event["before"]) for event in events] == [
+        ("producer", group_reason(events, 0)),
+        ("dear", "producer"),
+    ]
+    assert group.rootish_facts.verdict is DEAR
+    assert s.rootish_policy.decisions == {PRODUCER: 3, DEAR: 2}
+    await event.set()
+
+
+def group_reason(events: list[dict[str, Any]], n: int) -> str | None:
+    return events[n]["before"]
+
+
+@policy_cluster(far=False)
+async def test_count_groups(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    monitor = s.extensions["rootish"]
+    assert not monitor.count_groups()
+    futures = c.compute([delayed(load)(None, i) for i in range(20)])
+    few = c.submit(size, bytes(3))
+    await wait([*futures, few])
+    assert sum(monitor.count_groups().values()) == len(s.task_groups)
+    assert monitor.count_groups()[FEW] == 1
+    assert sum(s.rootish_policy.decisions.values()) == 21
+
+
+# -- Warnings ------------------------------------------------------------------------
+
+
+def small_cluster(s: Scheduler, nbytes: int = 8 * MIB) -> RootishMonitor:
+    """Let the scheduler believe that its workers have this much memory together."""
+    for ws in s.workers.values():
+        ws.memory_limit = nbytes // len(s.workers)
+    monitor = s.extensions["rootish"]
+    assert isinstance(monitor, RootishMonitor)
+    return monitor
+
+
+@policy_cluster(far=False)
+async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        monitor = small_cluster(s)
+        futures = c.map(
+            load_first,
+            [event] * 20,
+            range(20),
+            workers=[a.address, b.address],
+            allow_other_workers=False,
+        )
+        monitor.check()
+        assert not log.getvalue()
+        await wait(futures[0])
+        [group] = s.task_groups.values()
+        assert group.rootish_facts.verdict is RESTRICTED
+        assert not s.queued
+        monitor.check()
+        [line] = log.getvalue().splitlines()
+        assert repr(group.name) in line
+        assert "20.00 MiB" in line
+        assert "8.00 MiB" in line
+        assert "(restricted)" in line
+        assert HINTS[RESTRICTED] in line
+        assert INTERVAL in line
+        # Not again and again
+        monitor.check()
+        assert len(log.getvalue().splitlines()) == 1
+        monitor._warned_at -= monitor._warning_interval
+        monitor.check()
+        assert len(log.getvalue().splitlines()) == 2
+        await event.set()
+        await wait(futures)
+        # Too late to do anything about it
+        monitor._warned_at -= monitor._warning_interval
+        monitor.check()
+        assert len(log.getvalue().splitlines()) == 2
+
+
+@policy_cluster(far=False)
+async def test_no_warning_where_it_fits(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        futures = c.map(
+            load_first, [event] * 20, range(20), workers=[a.address, b.address]
+        )
+        await wait(futures[0])
+        small_cluster(s, 32 * MIB).check()
+        # No limit is no limit
+        small_cluster(s, 0).check()
+        assert not log.getvalue()
+        await event.set()
+        await wait(futures)
+
+
+@policy_cluster(far=False)
+async def test_no_warning_of_what_is_queued(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        futures = c.map(load_first, [event] * 20, range(20))
+        await wait(futures[0])
+        assert s.queued
+        small_cluster(s, 2 * MIB).check()
+        assert not log.getvalue()
+        await event.set()
+        await wait(futures)
+
+
+@policy_cluster(
+    far=False, config={"distributed.scheduler.worker-saturation": float("inf")}
+)
+async def test_warning_without_a_queue(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        futures = c.map(load_first, [event] * 20, range(20))
+        await wait(futures[0])
+        small_cluster(s).check()
+        assert "`distributed.scheduler.worker-saturation` to 1.1" in log.getvalue()
+        await event.set()
+        await wait(futures)
+
+
+def stretch(chunk: bytes, event: Event, i: int) -> bytes:
+    """Make as much as it consumes."""
+    if i:
+        event.wait()
+    return bytes(MIB)
+
+
+@policy_cluster(far=False)
+async def test_no_warning_of_consumers(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """They did not bring the data in; to hold them back would not help."""
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        chunks = c.map(load, ["x"] * 20, range(20), key="load")
+        await wait(chunks)
+        futures = c.map(
+            stretch,
+            chunks,
+            [event] * 20,
+            range(20),
+            key="stretch",
+            workers=[a.address, b.address],
+        )
+        await wait(futures[0])
+        assert Counter(ts.state for ts in s.tasks.values())["processing"] == 19
+        small_cluster(s).check()
+        assert not log.getvalue()
+        await event.set()
+        await wait(futures)
+
+
+@policy_cluster(far=False)
+async def test_warning_of_a_group_for_each_file(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """What counts is what goes by one name."""
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        futures = [
+            c.submit(
+                load_first,
+                event,
+                i,
+                key=(f"load_first-{tokenize(i)}", 0),
+                workers=[a.address, b.address],
+            )
+            for i in range(20)
+        ]
+        await async_poll_for(lambda: len(s.tasks) == 20, timeout=10)
+        await wait(futures[0])
+        assert len(s.task_groups) == 20
+        small_cluster(s).check()
+        assert "20.00 MiB" in log.getvalue()
+        await event.set()
+        await wait(futures)
+
+
+@gen_cluster(nthreads=[])
+async def test_warnings_are_on(s: Scheduler) -> None:
+    callback = s.periodic_callbacks["rootish"]
+    assert callback.is_running()
+    assert s.extensions["rootish"]._warning_interval == 60
+
+
+@gen_cluster(nthreads=[], config={INTERVAL: None})
+async def test_warnings_turned_off(s: Scheduler) -> None:
+    assert "rootish" not in s.periodic_callbacks
+    assert s.extensions["rootish"].status().groups == ()
+
+
+@pytest.mark.parametrize("interval", ["often", "10 parsecs", [1], "-1s"])
+@gen_test()
+async def test_bad_interval(interval: Any) -> None:
+    with (
+        config.set({INTERVAL: interval}),
+        pytest.raises(ValueError, match=f"{INTERVAL}.*must be a time"),
+    ):
+        async with Scheduler(dashboard_address=":0"):
+            pass
+
+
+@gen_cluster(client=True, nthreads=TWO_WORKERS, config={INTERVAL: "1h"})
+async def test_warned_by_the_clock(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """Nobody has to ask for a warning."""
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        small_cluster(s)
+        futures = c.map(
+            load_first, [event] * 20, range(20), workers=[a.address, b.address]
+        )
+        await async_poll_for(lambda: bool(log.getvalue()), timeout=10)
+        assert len(log.getvalue().splitlines()) == 1
+        await event.set()
+        await wait(futures)
+        await asyncio.sleep(0)
