@@ -22,8 +22,7 @@ class TaskGroup:
 
 
 class SchedulerState:
-    #: Decides which tasks are root-ish
-    #: (see ``distributed.scheduler.rootish-policy``)
+    #: Decides which tasks are root-ish (``distributed.scheduler.rootish-policy``)
     rootish_policy: RootishPolicy
 
     def __init__(self, **kwargs: Any):

@@ -134,6 +134,7 @@ class _Merge:
         self.ours = ours
         self.declared = declared
         self.done: set[str] = set()
+        self.sections: set[int] = set()
 
     def scope(self, base: Scope, ours: Scope, prefix: str) -> None:
         """Merge the statements of a module, or of a class that both have."""
@@ -317,16 +318,21 @@ class _Merge:
         body = blocks[0].body if typing else self.base.tree.body
         imports = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
         # Sorted as import sorters do, as far as that is simple
-        smaller = [
+        alike = [
             n
             for n in imports
             if isinstance(n, ast.ImportFrom)
             and isinstance(node, ast.ImportFrom)
             and _package(n) == _package(node)
-            and (n.module or "") <= (node.module or "")
         ]
+        smaller = [n for n in alike if (n.module or "") <= (node.module or "")]
         place = (smaller or imports or body)[-1]
-        self.base.insert(self.base.span(place)[1] + 1, text)
+        line = self.base.span(place)[1] + 1
+        # Imports under a condition are few: those of a new package begin a section
+        if typing and not alike and line not in self.sections:
+            self.sections.add(line)
+            text = ["", *text]
+        self.base.insert(line, text)
 
     def end_of_imports(self) -> int:
         """Return the last line of the imports at the top of the base's module."""

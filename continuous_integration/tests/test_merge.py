@@ -319,6 +319,18 @@ def test_type_checking_block_is_made() -> None:
     )
 
 
+def test_new_package_in_type_checking_block() -> None:
+    merged = merge(
+        "if TYPE_CHECKING:\n    from ours import a\n    from ours.inner import b\n",
+        {},
+        base="if TYPE_CHECKING:\n    from typing import Any\n\nx = 1\n",
+    )
+    assert merged == (
+        "if TYPE_CHECKING:\n    from typing import Any\n\n    from ours import a\n"
+        "    from ours.inner import b\n\nx = 1\n"
+    )
+
+
 def test_relies_on() -> None:
     assert merge("", {"State.size": {"how": "relies-on"}}) == BASE
 

@@ -13,7 +13,15 @@ from dask import config, delayed
 from dask.tokenize import tokenize
 
 from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
-from distributed.rootish import DEAR, FEW, PRODUCER, RESTRICTED, explain
+from distributed.rootish import (
+    DEAR,
+    FEW,
+    PRODUCER,
+    RESTRICTED,
+    Producers,
+    Verdict,
+    explain,
+)
 from distributed.rootish_monitor import (
     CHUNKS_PER_SLOT,
     HINTS,
@@ -21,12 +29,14 @@ from distributed.rootish_monitor import (
     RootishMonitor,
     RootishStatus,
 )
+from distributed.scheduler import TaskState
 from distributed.tests.rootish_utils import MIB, TWO_WORKERS, policy_cluster, slots
 from distributed.utils_test import (
     async_poll_for,
     captured_logger,
     gen_cluster,
     gen_test,
+    inc,
 )
 
 INTERVAL = "distributed.scheduler.rootish-warning-interval"
@@ -273,34 +283,27 @@ async def test_events(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
 @policy_cluster(far=False)
 async def test_event_of_a_change(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     """A group that is judged otherwise once its output is known."""
-    event = Event()
-    big = [delayed(bytes)(8 * MIB) for _ in range(2)]
-    await wait(c.persist(big))
-    [group] = {ts.group for ts in s.tasks.values()}
-    ts = next(iter(s.tasks.values()))
-    policy = s.rootish_policy
-    before = len(s.get_events("rootish"))
+    future = c.submit(inc, 1)
+    await wait(future)
+    [ts] = s.tasks.values()
     verdicts = iter([PRODUCER, PRODUCER, DEAR, PRODUCER, DEAR])
 
-    class Scripted(type(policy)):  # type: ignore[misc]
-        def verdict(self, ts: Any) -> Any:
+    class Scripted(Producers):
+        def verdict(self, ts: TaskState) -> Verdict:
             return next(verdicts)
 
     s.rootish_policy = Scripted(s)
     answers = [s.is_rootish(ts) for _ in range(5)]
     assert answers == [True, True, False, True, False]
-    events = [event for _, event in s.get_events("rootish")][before:]
-    assert [(event["reason"], event["before"]) for event in events] == [
-        ("producer", group_reason(events, 0)),
-        ("dear", "producer"),
+    events = [event for _, event in s.get_events("rootish")]
+    assert [(event["before"], event["reason"]) for event in events] == [
+        (None, "few"),
+        ("few", "producer"),
+        ("producer", "dear"),
     ]
-    assert group.rootish_facts.verdict is DEAR
+    assert ts.group.rootish_facts.verdict is DEAR
+    assert ts.group.rootish_facts.decisions == {FEW: 1, PRODUCER: 3, DEAR: 2}
     assert s.rootish_policy.decisions == {PRODUCER: 3, DEAR: 2}
-    await event.set()
-
-
-def group_reason(events: list[dict[str, Any]], n: int) -> str | None:
-    return events[n]["before"]
 
 
 @policy_cluster(far=False)

@@ -232,17 +232,21 @@ def test_branch(made: Made) -> None:
     changed = git(made.checkout, "diff", "--name-only", "main", BRANCH).split("\n")
     assert VERSION_FILE not in changed
     assert set(changed) == {
+        "distributed/client.py",
         "distributed/co_assignment.py",
         "distributed/diagnostics/memory_recorder.py",
         "distributed/distributed-schema.yaml",
         "distributed/distributed.yaml",
         "distributed/rootish.py",
         "distributed/rootish_explain.py",
+        "distributed/rootish_monitor.py",
+        "distributed/rootish_tables.py",
         "distributed/scheduler.py",
         "distributed/tests/rootish_utils.py",
         "distributed/tests/test_co_assignment.py",
         "distributed/tests/test_rootish.py",
         "distributed/tests/test_rootish_explain.py",
+        "distributed/tests/test_rootish_monitor.py",
         PAGE,
     }
     pages = git(made.checkout, "diff", "--name-only", f"{BRANCH}^", BRANCH)
@@ -544,17 +548,19 @@ def test_readme_counts_as_the_command_does() -> None:
     base = available_base(read_project(ROOT))
     found = report.differences(base, contribution.fork_files(ROOT, base))
     changed = [d for d in found if not d.is_new]
-    (module,) = [d for d in changed if d.path.endswith(".py")]
-    hows = [
-        entry["how"]
-        for entries in pull_request.read_divergence(ROOT).values()
-        for entry in entries.values()
-    ]
+    modules = {d.path: d for d in changed if d.path.endswith(".py")}
+    scheduler = modules.pop("distributed/scheduler.py")
+    settings = [d for d in changed if not d.path.endswith(".py")]
+    divergence = pull_request.read_divergence(ROOT)
+    hows = [entry["how"] for entry in divergence["distributed/scheduler.py"].values()]
     for phrase in (
-        f"{len(changed)} files of upstream are touched",
+        f"{len(changed)} files of upstream are touched, {len(modules) + 1} of them "
+        "Python",
+        f"{scheduler.added} lines added and {scheduler.removed} changed",
         f"{hows.count('replaces')} definitions replaced",
         f"{hows.count('extends')} extended",
-        f"{module.added} lines added and {module.removed} changed",
-        f"{sum(d.added for d in changed) - module.added} lines added to the settings",
+        f"{sum(d.added for d in modules.values())} lines in "
+        + ", ".join(f"`{path}`" for path in modules),
+        f"{sum(d.added for d in settings)} lines in the settings",
     ):
         assert phrase in text

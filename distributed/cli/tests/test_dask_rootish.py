@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +22,7 @@ from click.testing import CliRunner, Result
 from dask import config
 from dask._task_spec import DataNode, Task
 
-from distributed import rootish, rootish_demo
+from distributed import Scheduler, rootish, rootish_demo, wait
 from distributed.cli import dask_rootish
 from distributed.rootish_demo import (
     POLICIES,
@@ -30,6 +32,7 @@ from distributed.rootish_demo import (
     DemoError,
     Run,
 )
+from distributed.utils_test import captured_logger, gen_cluster, inc
 
 # netCDF4 and NumPy for Python 3.10; NumPy says that this warning is harmless.
 pytestmark = pytest.mark.filterwarnings("ignore:numpy.ndarray size changed")
@@ -618,3 +621,91 @@ def test_explain_bad_target(target):
     assert result.exit_code == 2
     [line] = error_lines(result)
     assert "PACKAGE.MODULE:OBJECT" in line
+
+
+# -- dask rootish explain --scheduler ------------------------------------------------
+
+
+async def ask(s: Scheduler, *options: str) -> Result:
+    """Run the command beside the scheduler that it asks."""
+    return await asyncio.to_thread(dask, "explain", "--scheduler", s.address, *options)
+
+
+@gen_cluster(client=True, nthreads=[("", 1)])
+async def test_explain_scheduler(c, s, a):
+    futures = c.map(inc, range(20))
+    await wait(futures)
+    result = await ask(s)
+    assert result.exit_code == 0, result.output
+    assert "1 groups, 1 of them root-ish, under the policy producers" in result.stdout
+    result = await ask(s, "--json")
+    assert json.loads(result.stdout) == (await c.rootish()).to_dict()
+    result = await ask(s, "--fail-on-overproduction")
+    assert result.exit_code == 0, result.output
+
+
+@gen_cluster(
+    client=True,
+    nthreads=[("", 1)],
+    config={"distributed.scheduler.rootish-policy": "heuristic"},
+)
+async def test_explain_scheduler_fails_on_overproduction(c, s, a):
+    futures = c.map(inc, range(20), workers=[a.address])
+    await wait(futures)
+    assert (await ask(s)).exit_code == 0
+    result = await ask(s, "--fail-on-overproduction")
+    assert result.exit_code == dask_rootish.OVERPRODUCTION
+
+
+@gen_cluster(nthreads=[])
+async def test_explain_scheduler_of_a_release(s):
+    del s.handlers["rootish"]
+    with captured_logger("distributed.core"):
+        result = await ask(s)
+    assert result.exit_code == 1
+    [line] = error_lines(result)
+    assert s.address in line
+    assert "keeps no verdicts" in line
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "missing port"),
+        ("no-scheme://127.0.0.1:80", "unknown address scheme"),
+    ],
+)
+def test_explain_bad_address(address, message):
+    result = dask("explain", "--scheduler", address)
+    assert result.exit_code == 1
+    [line] = error_lines(result)
+    assert address in line
+    assert message in line
+
+
+def test_explain_what_does_not_answer():
+    """Such as the port of another program."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with config.set({"distributed.comm.timeouts.connect": "500ms"}):
+            result = dask("explain", "--scheduler", address)
+    assert result.exit_code == 1
+    [line] = error_lines(result)
+    assert f"{address}: " in line
+    assert "500ms" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["module:x", "--scheduler", "tcp://127.0.0.1:8786"],
+        ["--scheduler", "tcp://127.0.0.1:8786", "--nworkers", "2"],
+        ["--scheduler", "tcp://127.0.0.1:8786", "--nthreads", "2"],
+    ],
+)
+def test_explain_one_of_two(options):
+    result = dask("explain", *options)
+    assert result.exit_code == 2
+    [line] = error_lines(result)
+    assert "--" in line
