@@ -175,6 +175,9 @@ NOT_BASE = Verdict(False, "not-p2p", "A P2P shuffle places it.")
 def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     """Return the mean output of the tasks that have finished so far, in bytes.
 
+    A task that is run again, because its output was released or lost, adds to the types
+    but not to the bytes. There are never more outputs than tasks.
+
     Parameters
     ----------
     tasks
@@ -185,7 +188,7 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     float or None
         None as long as no task has finished.
     """
-    finished = sum(tasks._types.values())
+    finished = min(sum(tasks._types.values()), tasks._size)
     return tasks.nbytes_total / finished if finished else None
 
 

@@ -325,9 +325,10 @@ class RootishMonitor:
         """Log a warning if something loads more than the cluster can hold.
 
         That is where tasks that workers were given, and that have finished, make up for
-        more than the memory of all workers, bring in data, and are not held back.
-        Counted is what goes by one name, since loaders can have a group for each file.
-        Only the largest is named, and only if the last warning is long enough ago.
+        more than the memory of all workers, bring in data, and are not held back; and
+        where more of it is in memory already than if they were. Counted is what goes by
+        one name, since loaders can have a group for each file. Only the largest is
+        named, and only if the last warning is long enough ago.
         """
         state = self.scheduler
         limits = [ws.memory_limit for ws in state.workers.values()]
@@ -336,18 +337,29 @@ class RootishMonitor:
             return
         if monotonic() < self._warned_at + self._warning_interval:
             return
+        slots = count_slots(state)
+        bound = CHUNKS_PER_SLOT * (state.total_nthreads if slots is None else slots)
         sent: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
         examples: dict[str, TaskGroup] = {}
-        for tg, nbytes in self._loading():
-            sent[tg.prefix.name] += round(nbytes)
-            examples[tg.prefix.name] = tg
-        for name, total in sent.most_common(1):
-            if total > sum(limits):
+        for tg, output in self._loading():
+            name = tg.prefix.name
+            in_memory = tg.states["memory"]
+            sent[name] += round(output * (tg.states["processing"] + in_memory))
+            # In chunks; while they are consumed as they are loaded, all is well
+            waiting[name] += in_memory
+            examples[name] = tg
+        limit = sum(limits)
+        for name, nbytes in sent.most_common():
+            if nbytes <= limit:
+                return
+            if waiting[name] > bound:
                 self._warned_at = monotonic()
-                logger.warning(self._warning(examples[name], total, sum(limits)))
+                logger.warning(self._warning(examples[name], nbytes, limit))
+                return
 
     def _loading(self) -> Iterator[tuple[TaskGroup, float]]:
-        """Yield groups that load and are not held back, with bytes on their way."""
+        """Yield groups that load and are not held back, with their mean output."""
         no_queue = math.isinf(self.scheduler.WORKER_SATURATION)
         for tg in self.scheduler.task_groups.values():
             # Of one name, those that have finished count with those that run
@@ -357,9 +369,8 @@ class RootishMonitor:
             if verdict is None or (verdict.rootish and not no_queue):
                 continue
             output = mean_output(tg) or mean_output(tg.prefix)
-            if output is None or not brings_data(tg, output):
-                continue
-            yield tg, output * (tg.states["processing"] + tg.states["memory"])
+            if output is not None and brings_data(tg, output):
+                yield tg, output
 
     def _warning(self, tg: TaskGroup, nbytes: int, limit: int) -> str:
         """Put a warning into words."""

@@ -317,6 +317,7 @@ class _Merge:
             return
         body = blocks[0].body if typing else self.base.tree.body
         imports = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
         # Sorted as import sorters do, as far as that is simple
         alike = [
             n
@@ -325,7 +326,7 @@ class _Merge:
             and isinstance(node, ast.ImportFrom)
             and _package(n) == _package(node)
         ]
-        smaller = [n for n in alike if (n.module or "") <= (node.module or "")]
+        smaller = [n for n in alike if (n.module or "") <= module]
         place = (smaller or imports or body)[-1]
         line = self.base.span(place)[1] + 1
         # Imports under a condition are few: those of a new package begin a section

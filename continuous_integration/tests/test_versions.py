@@ -22,7 +22,7 @@ from continuous_integration.tests.conftest import Environment, run
 from distributed import Client, Future
 
 
-def compute(client: Client) -> tuple[int, list[Future]]:
+def compute(client: Client) -> tuple[int, list[Future[str]]]:
     """Load through more handles than the release counts; return sum and chunks.
 
     Of functions that are everywhere, since nothing here can be imported by workers.

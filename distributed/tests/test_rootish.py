@@ -1356,6 +1356,18 @@ def facts_of(state: Any, tg: TaskGroup) -> GroupFacts:
     return facts
 
 
+def test_mean_output_of_tasks_that_are_run_again() -> None:
+    """Which says their type each time, and their size once."""
+    prefix = TaskPrefix("load")
+    tg = make_group(prefix, 4)
+    assert rootish.mean_output(tg) is None
+    for _ in range(4):
+        finish(tg, MIB)
+    for _ in range(4):
+        tg.add_type("bytes")
+    assert rootish.mean_output(tg) == rootish.mean_output(prefix) == MIB
+
+
 def test_facts() -> None:
     """Little is assumed of a group at first; then its mean output tells."""
     state, prefix = make_state(), TaskPrefix("load")

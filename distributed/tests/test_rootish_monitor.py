@@ -46,11 +46,15 @@ def load(handle: Any, i: int) -> bytes:
     return bytes(MIB)
 
 
-def load_first(event: Event, i: int) -> bytes:
-    """Load at once if it is the first, else when told so."""
-    if i:
+def load_first(event: Event, i: int, n: int = 1) -> bytes:
+    """Load at once if it is among the first ``n``, else when told so."""
+    if i >= n:
         event.wait()
     return bytes(MIB)
+
+
+#: More chunks than would be let through if they were held back, on two small workers
+MANY = 2 * 4 + 2
 
 
 def size(chunk: bytes) -> int:
@@ -330,21 +334,19 @@ def small_cluster(s: Scheduler, nbytes: int = 8 * MIB) -> RootishMonitor:
     return monitor
 
 
+async def half_loaded(c: Client, event: Event, **kwargs: Any) -> list[Any]:
+    """Load 20 chunks of 1 MiB: return when half of them are in memory."""
+    futures = c.map(load_first, [event] * 20, range(20), n=MANY, **kwargs)
+    await wait(futures[:MANY])
+    return futures
+
+
 @policy_cluster(far=False)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
         monitor = small_cluster(s)
-        futures = c.map(
-            load_first,
-            [event] * 20,
-            range(20),
-            workers=[a.address, b.address],
-            allow_other_workers=False,
-        )
-        monitor.check()
-        assert not log.getvalue()
-        await wait(futures[0])
+        futures = await half_loaded(c, event, workers=[a.address, b.address])
         [group] = s.task_groups.values()
         assert group.rootish_facts.verdict is RESTRICTED
         assert not s.queued
@@ -376,10 +378,7 @@ async def test_no_warning_where_it_fits(
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
-        futures = c.map(
-            load_first, [event] * 20, range(20), workers=[a.address, b.address]
-        )
-        await wait(futures[0])
+        futures = await half_loaded(c, event, workers=[a.address, b.address])
         small_cluster(s, 32 * MIB).check()
         # No limit is no limit
         small_cluster(s, 0).check()
@@ -389,13 +388,41 @@ async def test_no_warning_where_it_fits(
 
 
 @policy_cluster(far=False)
+async def test_no_warning_where_it_is_consumed(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """What is sent would be too much, if it were not gone as soon as it is there."""
+    with captured_logger("distributed.rootish_monitor") as log:
+        event = Event()
+        sizes = c.map(
+            size,
+            c.map(
+                load_first,
+                [event] * 20,
+                range(20),
+                n=MANY,
+                workers=[a.address, b.address],
+            ),
+            priority=1,
+        )
+        await wait(sizes[:MANY])
+        await async_poll_for(
+            lambda: s.task_prefixes["load_first"].states["memory"] <= 1, timeout=10
+        )
+        assert s.task_prefixes["load_first"].states["processing"] == 20 - MANY
+        small_cluster(s).check()
+        assert not log.getvalue()
+        await event.set()
+        await wait(sizes)
+
+
+@policy_cluster(far=False)
 async def test_no_warning_of_what_is_queued(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
-        futures = c.map(load_first, [event] * 20, range(20))
-        await wait(futures[0])
+        futures = await half_loaded(c, event)
         assert s.queued
         small_cluster(s, 2 * MIB).check()
         assert not log.getvalue()
@@ -411,8 +438,7 @@ async def test_warning_without_a_queue(
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
-        futures = c.map(load_first, [event] * 20, range(20))
-        await wait(futures[0])
+        futures = await half_loaded(c, event)
         small_cluster(s).check()
         assert "`distributed.scheduler.worker-saturation` to 1.1" in log.getvalue()
         await event.set()
@@ -421,7 +447,7 @@ async def test_warning_without_a_queue(
 
 def stretch(chunk: bytes, event: Event, i: int) -> bytes:
     """Make as much as it consumes."""
-    if i:
+    if i >= MANY:
         event.wait()
     return bytes(MIB)
 
@@ -443,8 +469,8 @@ async def test_no_warning_of_consumers(
             key="stretch",
             workers=[a.address, b.address],
         )
-        await wait(futures[0])
-        assert Counter(ts.state for ts in s.tasks.values())["processing"] == 19
+        await wait(futures[:MANY])
+        assert Counter(ts.state for ts in s.tasks.values())["processing"] == 20 - MANY
         small_cluster(s).check()
         assert not log.getvalue()
         await event.set()
@@ -463,13 +489,14 @@ async def test_warning_of_a_group_for_each_file(
                 load_first,
                 event,
                 i,
+                MANY,
                 key=(f"load_first-{tokenize(i)}", 0),
                 workers=[a.address, b.address],
             )
             for i in range(20)
         ]
         await async_poll_for(lambda: len(s.tasks) == 20, timeout=10)
-        await wait(futures[0])
+        await wait(futures[:MANY])
         assert len(s.task_groups) == 20
         small_cluster(s).check()
         assert "20.00 MiB" in log.getvalue()
@@ -509,9 +536,7 @@ async def test_warned_by_the_clock(
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
         small_cluster(s)
-        futures = c.map(
-            load_first, [event] * 20, range(20), workers=[a.address, b.address]
-        )
+        futures = await half_loaded(c, event, workers=[a.address, b.address])
         await async_poll_for(lambda: bool(log.getvalue()), timeout=10)
         assert len(log.getvalue().splitlines()) == 1
         await event.set()
