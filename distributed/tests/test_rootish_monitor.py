@@ -394,17 +394,9 @@ async def test_no_warning_where_it_is_consumed(
     """What is sent would be too much, if it were not gone as soon as it is there."""
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
-        sizes = c.map(
-            size,
-            c.map(
-                load_first,
-                [event] * 20,
-                range(20),
-                n=MANY,
-                workers=[a.address, b.address],
-            ),
-            priority=1,
-        )
+        loads = c.map(load_first, [event] * 20, range(20), n=MANY, workers=[a.address])
+        sizes = c.map(size, loads, workers=[b.address])
+        del loads
         await wait(sizes[:MANY])
         await async_poll_for(
             lambda: s.task_prefixes["load_first"].states["memory"] <= 1, timeout=10
