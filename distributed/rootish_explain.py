@@ -35,9 +35,13 @@ from distributed.collections import HeapSet
 from distributed.core import Status
 from distributed.rootish import (
     COUNTED,
+    DATA_PRICE,
+    DEAR,
+    FEW,
     MARKED,
     POLICIES,
     PRODUCER,
+    RESTRICTED,
     ROOT,
     UNTHROTTLED,
     Verdict,
@@ -69,6 +73,9 @@ _RESTRICTIONS = ("workers", "resources")
 
 #: Verdicts on groups that bring in data, under the policy that goes by the data
 _BRINGS_DATA = frozenset({ROOT, PRODUCER, UNTHROTTLED, MARKED, COUNTED})
+
+#: Verdicts on groups that may, for all that this policy says
+_NOT_HELD_BACK = frozenset({RESTRICTED, DEAR, FEW})
 
 
 class InMemory(NamedTuple):
@@ -648,11 +655,10 @@ def _summarize(
         Knows the policy of the settings.
     """
     bound = _bound(settings.slots)
-    loaders = {
-        name
-        for name, verdict in verdicts["producers"].items()
-        if verdict in _BRINGS_DATA and not graph.holds(name)
-    }
+    loaders: set[str] = set()
+    for name in graph.groups:
+        if _loads(graph, name, verdicts["producers"][name], loaders):
+            loaders.add(name)
     # What costs loaders next to nothing is a handle
     loaders -= {
         name
@@ -697,6 +703,42 @@ def _summarize(
         slots=settings.slots,
         in_memory={policy: _in_memory(explained, policy, bound) for policy in POLICIES},
     )
+
+
+def _loads(
+    graph: _Graph, name: str, verdict: Verdict, upstream_loaders: Collection[str]
+) -> bool:
+    """Whether a group brings data in, as far as can be told before it runs.
+
+    Parameters
+    ----------
+    graph
+        The groups.
+    name
+        Name of the group.
+    verdict
+        Of the policy that goes by the data. What it does not hold back may bring data
+        in all the same; then the sizes tell.
+    upstream_loaders
+        Groups upstream of it that do.
+    """
+    if graph.holds(name):
+        return False
+    if verdict in _BRINGS_DATA:
+        return True
+    if verdict not in _NOT_HELD_BACK:
+        return False
+    group = graph.groups[name]
+    inputs = {other: graph.groups[other] for other in group.dependencies - {name}}
+    if group.nbytes is None:
+        return verdict is RESTRICTED and not inputs.keys() & upstream_loaders
+    sizes = [other.nbytes for other in inputs.values()]
+    total = sum(
+        nbytes * len(other.keys)
+        for nbytes, other in zip(sizes, inputs.values())
+        if nbytes is not None
+    )
+    return None not in sizes and total <= DATA_PRICE * group.nbytes * len(group.keys)
 
 
 def _in_memory(

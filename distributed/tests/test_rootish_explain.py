@@ -194,7 +194,34 @@ def test_restricted(annotation: dict[str, Any]) -> None:
     [group] = explanation.groups
     assert group.verdicts["producers"].reason == "restricted"
     assert rootish(group) == [False, False, False]
-    assert not explanation.overproducing()
+    assert explanation.overproducing() == [group]
+
+
+def test_restricted_of_unknown_size() -> None:
+    """What has nothing upstream that loads, loads."""
+    with dask.annotate(workers=["a"]):
+        chunks = [delayed(bytes)(i) for i in range(64)]
+        lengths = [delayed(len)(chunk) for chunk in chunks]
+    explanation = explain(*lengths, nthreads=1, nworkers=2)
+    assert {group.prefix: group.brings_data for group in explanation.groups} == {
+        "bytes": True,
+        "len": False,
+    }
+
+
+def test_restricted_consumers() -> None:
+    """What takes as much as it makes brings nothing in, wherever it may run."""
+    with (
+        dask.config.set({"optimization.fuse.active": False}),
+        dask.annotate(workers=["a"]),
+    ):
+        loads = stores(1)
+        explanation = explain(
+            (loads + 1).map_overlap(np.sin, 1), nthreads=1, nworkers=2
+        )
+    reads = loaders(explanation)
+    assert sum(group.tasks for group in reads) == 10
+    assert {group.verdicts["producers"].reason for group in reads} == {"restricted"}
 
 
 @gen_cluster(client=True)
