@@ -6,22 +6,17 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distributed.dashboard.components.rootish import (
     INTERVAL,
     RootishGroups,
     rootish_doc,
 )
 
-if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
-
 applications["/rootish"] = rootish_doc
 applications["/individual-rootish"] = individual_doc(RootishGroups, INTERVAL)
 
 
-def template_variables(scheduler: Scheduler) -> dict[str, Any]:
+def template_variables(scheduler):
     """Return the variables of the templates of all pages, with ours in the menu."""
     variables = _template_variables_any(scheduler)
     pages = list(variables["pages"])

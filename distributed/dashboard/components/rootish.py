@@ -165,6 +165,9 @@ class RootishGroups(DashboardComponent):
         groups = heapq.nsmallest(MAX_GROUPS, status.groups, key=_rank)
         self.summary.text = _summary(status, len(groups))
         update(self.source, _columns(groups))
+        # Bokeh 3.9.1 and 3.9.2 draw new data only if there are more rows or fewer
+        # (bokeh#15328), but always when anything about the view changes
+        self.table.view.tags = [self.scheduler.transition_counter]
         self._rest = int((thread_time() - start) / SHARE / INTERVAL * 1000)
 
 
@@ -225,11 +228,13 @@ def _summary(status: RootishStatus, shown: int) -> str:
             f"<b>{left_out:,d} groups are left out</b>: those at rest, then those with "
             "few bytes"
         )
-    return (
-        f"{' &middot; '.join(parts)}<br><span style='color: #666'>A tick marks what may be "
-        f"in memory of a group that is held back: {CHUNKS_PER_SLOT} chunks for each "
-        "slot. Bytes in memory are estimated from the mean output of the group.</span>"
+    legend = (
+        "A tick marks what may be in memory of a group that is held back: "
+        f"{CHUNKS_PER_SLOT} chunks for each slot. Bytes in memory are estimated from "
+        "the mean output of the group."
     )
+    text = " &middot; ".join(parts)
+    return f"{text}<br><span style='color: #666'>{legend}</span>"
 
 
 @log_errors
