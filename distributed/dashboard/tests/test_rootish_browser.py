@@ -28,7 +28,7 @@ HOSTILE = [
 ]
 
 #: Patience with a slow machine, in milliseconds
-PATIENCE = 6_000
+PATIENCE = 60_000
 
 in_browser = gen_cluster(
     client=True,
