@@ -28,7 +28,7 @@ OBSERVATIONS = 12
 #: How long it takes to read a chunk, in seconds
 LATENCY = 0.1
 #: Of the window, in pixels
-SIZE = {"width": 1280, "height": 370}
+WIDTH, HEIGHT = 1280, 370
 
 
 def open_file(number: int) -> str:
@@ -124,7 +124,7 @@ async def take_picture(picture: Path) -> None:
         running_browser(path) as browser,
     ):
         scheduler = cluster.scheduler
-        page = await browser.new_page(viewport=SIZE)
+        page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         await page.goto(f"http://127.0.0.1:{scheduler.http_server.port}/rootish")
         observed = client.map(observe, range(OBSERVATIONS))
         await wait(observed)
