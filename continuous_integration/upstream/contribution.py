@@ -18,6 +18,7 @@ from continuous_integration.upstream.partial_pages import merge_page, read_piece
 LEFT_OUT = {
     "distributed/cli/dask_rootish.py": "the demo",
     "distributed/cli/tests/test_dask_rootish.py": "tests of the demo",
+    "distributed/dashboard/tests/test_rootish_browser.py": "needs a browser",
     "distributed/rootish_demo.py": "the demo",
     "distributed/tests/test_co_assignment.py::test_nothing_is_lost": "needs hypothesis",
     "distributed/tests/test_rootish_files.py": "needs Zarr, xarray and Iris",

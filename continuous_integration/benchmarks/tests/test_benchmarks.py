@@ -481,6 +481,17 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(row.split()) == 24
 
 
+def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a picture, and the computation in it comes to its end."""
+    from continuous_integration.benchmarks import page
+
+    monkeypatch.setattr(page, "STEPS", 8)
+    picture = tmp_path / "made" / "page.png"
+    ran = CliRunner().invoke(page.main, [str(picture)])
+    assert ran.exit_code == 0, ran.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_table_sees_different_results() -> None:
     jobs = [
         compare.Job(environment(name), "module", ("run", "w"), 0)

@@ -234,9 +234,15 @@ def test_branch(made: Made) -> None:
     assert set(changed) == {
         "distributed/client.py",
         "distributed/co_assignment.py",
+        "distributed/dashboard/components/rootish.py",
+        "distributed/dashboard/scheduler.py",
+        "distributed/dashboard/tests/test_rootish_bokeh.py",
         "distributed/diagnostics/memory_recorder.py",
         "distributed/distributed-schema.yaml",
         "distributed/distributed.yaml",
+        "distributed/http/scheduler/prometheus/core.py",
+        "distributed/http/scheduler/prometheus/rootish.py",
+        "distributed/http/scheduler/tests/test_rootish_http.py",
         "distributed/rootish.py",
         "distributed/rootish_explain.py",
         "distributed/rootish_monitor.py",
@@ -416,10 +422,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 9 files",
-        "ruff-format 1.2.3: passed on 9 files",
+        "ruff-check 1.2.3: passed on 17 files",
+        "ruff-format 1.2.3: passed on 17 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 9 files",
+        "mypy 5: passed on 17 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)

@@ -1,0 +1,122 @@
+"""The dashboard's page on what is held back, in a browser."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import expect
+
+from continuous_integration.browser import find_browser, running_browser
+from continuous_integration.fork import ForkError
+from distributed import Event, wait
+from distributed.utils_test import gen_cluster, inc
+
+TWO_WORKERS = [("127.0.0.1", 1)] * 2
+#: Two for each thread
+SLOTS = 4
+TASKS = 20
+
+#: What the columns of numbers are, from the left
+TASKS_, WAITING, QUEUED, PROCESSING, MEMORY = range(2, 7)
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    '" onmouseover="window.hacked = 1" x=\'',
+    "<%= window.hacked = 1 %>",
+]
+
+#: Patience with a slow machine, in milliseconds
+PATIENCE = 60_000
+
+in_browser = gen_cluster(
+    client=True,
+    nthreads=TWO_WORKERS,
+    scheduler_kwargs={"dashboard": True},
+    timeout=200,
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return which browser there is; it is an error if there is none."""
+    try:
+        return find_browser()
+    except ForkError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@asynccontextmanager
+async def opened(s, browser, path):
+    """Open a page, and see that no script fails on it."""
+    async with running_browser(browser) as running:
+        page = await running.new_page(viewport={"width": 1400, "height": 600})
+        page.set_default_timeout(PATIENCE)
+        errors = []
+        page.on("pageerror", lambda error: errors.append(error))
+        await page.goto(f"http://localhost:{s.http_server.port}/{path}")
+        yield page
+        assert not errors
+
+
+def cell(page, group, column):
+    """Find a cell in the row of a group."""
+    name = page.locator("code").get_by_text(group, exact=True)
+    row = page.locator(".slick-row").filter(has=name)
+    return row.locator(".slick-cell").nth(column)
+
+
+def load(i, event):
+    event.wait()
+    return i
+
+
+@in_browser
+async def test_page(c, s, a, b, browser):
+    """It is there while something is computed, and goes along with it."""
+    event = Event("go", client=c)
+    loads = c.map(
+        load, range(TASKS), event=event, key=[("load", i) for i in range(TASKS)]
+    )
+    async with opened(s, browser, "status") as page:
+        await page.get_by_role("link", name="Rootish", exact=True).first.click()
+        await expect(page).to_have_title("Dask: Root-ish", timeout=PATIENCE)
+
+        async def show(column, text):
+            shown = cell(page, "load", column)
+            await expect(shown).to_have_text(text, timeout=PATIENCE)
+
+        await show(1, "yes")
+        await show(TASKS_, f"{TASKS}")
+        await show(QUEUED, f"{TASKS - SLOTS}")
+        await show(PROCESSING, f"{SLOTS}")
+        await show(MEMORY, "0")
+        await show(8, "It has no inputs and brings data in.")
+        await event.set()
+        await wait(loads)
+        await show(QUEUED, "0")
+        await show(PROCESSING, "0")
+        await show(MEMORY, f"{TASKS}")
+        # There is a bar, with a tick
+        assert (await cell(page, "load", 7).locator(".bar").bounding_box())[
+            "width"
+        ] > 50
+        await expect(cell(page, "load", 7).locator(".tick")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["rootish", "individual-rootish"])
+@in_browser
+async def test_names_are_text(c, s, a, b, browser, path):
+    """Whatever a group is called, it is shown as it is, and nothing of it runs."""
+    futures = [c.submit(inc, 1, key=(name, 0)) for name in HOSTILE]
+    await wait(futures)
+    async with opened(s, browser, path) as page:
+        names = page.locator(".slick-row code")
+        await expect(names).to_have_count(len(HOSTILE), timeout=PATIENCE)
+        assert sorted(await names.all_inner_texts()) == sorted(HOSTILE)
+        for name in await names.all():
+            assert await name.get_attribute("title") == await name.inner_text()
+            await name.hover()
+        assert await page.locator(".slick-row").locator("script, img").count() == 0
+        assert await page.evaluate("window.hacked") is None
