@@ -277,8 +277,6 @@ class RootishMonitor:
             return
         try:
             self._warning_interval = parse_timedelta(interval)
-            if self._warning_interval < 0:
-                raise ValueError("negative")
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(
                 f"`{setting}` must be a time such as 60s, or null; got {interval!r}"
