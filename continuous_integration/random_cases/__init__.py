@@ -1,0 +1,12 @@
+"""Random graphs and random events for the scheduler."""
+
+from continuous_integration.random_cases.cases import (
+    Case,
+    Graph,
+    Layer,
+    cases,
+    script,
+)
+from continuous_integration.random_cases.cluster import Fault, play, quiet
+
+__all__ = ["Case", "Fault", "Graph", "Layer", "cases", "play", "quiet", "script"]
