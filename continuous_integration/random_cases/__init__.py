@@ -5,8 +5,21 @@ from continuous_integration.random_cases.cases import (
     Graph,
     Layer,
     cases,
+    random_case,
     script,
+    shrink,
 )
 from continuous_integration.random_cases.cluster import Fault, play, quiet
 
-__all__ = ["Case", "Fault", "Graph", "Layer", "cases", "play", "quiet", "script"]
+__all__ = [
+    "Case",
+    "Fault",
+    "Graph",
+    "Layer",
+    "cases",
+    "play",
+    "quiet",
+    "random_case",
+    "script",
+    "shrink",
+]

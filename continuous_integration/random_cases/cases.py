@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.order
@@ -208,9 +210,7 @@ class Plan:
         What the tasks are to return, and what is scattered.
     """
 
-    def __init__(
-        self, number: int, graph: Graph, before: Plan | None, workers: int
-    ):
+    def __init__(self, number: int, graph: Graph, before: Plan | None, workers: int):
         self.workers = workers
         self.tasks: dict[Key, Task] = {}
         self.layers: dict[Key, Layer] = {}
@@ -254,7 +254,9 @@ class Plan:
         if not special:
             return
         if layer.only:
-            self._annotate("workers", key, [address_of(n % self.workers) for n in layer.only])
+            self._annotate(
+                "workers", key, [address_of(n % self.workers) for n in layer.only]
+            )
             self._annotate("allow_other_workers", key, layer.loose)
         elif layer.resource:
             self._annotate("resources", key, {"R": 1})
@@ -290,102 +292,212 @@ def script(case: Case) -> str:
         for name in case._fields[2:]
         if getattr(case, name) != case._field_defaults[name]
     )
-    lines.append(
-        f"play(Case(\n    graphs=(\n{graphs}    ),\n    steps=(\n{steps}    ),\n{rest}))"
-    )
+    fields = f"    graphs=(\n{graphs}    ),\n    steps=(\n{steps}    ),\n{rest}"
+    lines.append(f"play(Case(\n{fields}))")
     return "\n".join(lines).replace("=inf", "=float('inf')")
 
 
-# -- Strategies ----------------------------------------------------------------------
+# -- Drawing -------------------------------------------------------------------------
 
-_small = st.integers(0, 3)
-_index = st.integers(0, 7)
+#: What is out of the ordinary in a layer, and its values
+_TRAITS: dict[str, Sequence[Any]] = {
+    "mark": [True],
+    "mixed": [True],
+    "data": [1, 2],
+    "only": [(0,), (1,), (0, 2)],
+    "loose": [True],
+    "resource": [True],
+    "p2p": [True],
+    "fails": [1, 2, ALWAYS],
+    "retries": [1, 2],
+    "priority": [1, -1],
+}
 
+#: Shapes of graphs: names of layers, how many tasks they have, and how they use others
+_ONE = ((0, "one"),)
+_SHAPES: Sequence[Sequence[tuple[str, Sequence[int], Sequence[Any]]]] = [
+    [("load", [8, 13, 20], [()])],
+    [("load", [5, 8, 13], [()]), ("step", [1, 2, 6], [((0, "all"),), ((0, "pair"),)])],
+    [("open", [1, 2, 3], [()]), ("load", [8, 13], [_ONE])],
+    [
+        ("open", [1, 2], [()]),
+        ("open", [1, 3], [_ONE]),
+        ("load", [8, 13], [_ONE]),
+        ("step", [8], [_ONE, ((0, "near"),), ((0, "one"), (2, "share"))]),
+        ("step", [2, 4], [((0, "pair"),)]),
+    ],
+    [
+        ("load", [5, 8], [()]),
+        ("load", [5, 8], [()]),
+        ("step", [8], [((0, "one"), (1, "one"))]),
+        ("step", [1, 3], [((0, "all"),)]),
+    ],
+    [("load_", [5, 13], [()]), ("step", [1, 5], [((0, "all"),), ((0, "pair"),)])],
+]
 
-def _often(value: Any, *others: Any) -> st.SearchStrategy[Any]:
-    """Give ``value`` in half of the cases."""
-    return st.sampled_from([value] * len(others) + list(others))
-
-
-_layers = st.builds(
-    Layer,
-    size=st.sampled_from([1, 2, 3, 4, 6, 8, 12]),
-    uses=st.lists(
-        st.tuples(st.sampled_from([0, 0, 1, 2]), st.sampled_from(USES)), max_size=2
-    ).map(tuple),
-    data=_often(0, 1, 2),
-    name=st.sampled_from(NAMES),
-    nbytes=st.sampled_from([8, 50_000, 2**21]),
-    seconds=st.sampled_from([0.001, 0.1, 3.0]),
-    mark=st.booleans(),
-    only=_often((), (0,), (1,), (0, 2)),
-    loose=st.booleans(),
-    resource=_often(False, False, False, True),
-    p2p=_often(False, False, False, True),
-    fails=_often(0, 0, 1, 2, ALWAYS),
-    retries=_often(0, 1, 2),
-    priority=_often(0, 1, -1),
-    mixed=st.booleans(),
-)
-
-_graphs = st.builds(
-    Graph,
-    layers=st.lists(_layers, min_size=1, max_size=4).map(tuple),
-    persist=_often(False, False, True),
-)
-
-#: Steps, how many numbers they take, and how often they are to come
+#: Steps, how many numbers they take, and how often they come
 _STEPS: dict[str, tuple[int, int]] = {
-    "submit": (2, 6),
-    "run": (2, 12),
-    "finish": (2, 6),
-    "secede": (2, 1),
-    "reschedule": (2, 1),
+    "run": (2, 15),
+    "finish": (2, 8),
+    "submit": (2, 4),
+    "secede": (2, 2),
+    "reschedule": (2, 2),
     "release": (2, 1),
     "release_all": (1, 1),
-    "cancel": (3, 1),
+    "cancel": (3, 2),
     "retry": (1, 1),
     "disconnect": (1, 1),
     "scatter": (3, 2),
-    "join": (1, 3),
-    "die": (1, 2),
+    "join": (1, 4),
+    "die": (1, 3),
     "leave": (1, 1),
     "pause": (1, 2),
     "resume": (1, 2),
-    "retire": (1, 1),
+    "retire": (1, 2),
     "deaf": (1, 2),
-    "lose": (2, 1),
+    "lose": (2, 2),
     "steal": (0, 2),
     "tidy": (0, 1),
 }
+_KINDS = [kind for kind, (_, often) in _STEPS.items() for _ in range(often)]
+
+#: Chooses one of several values
+Choose = Callable[[Sequence[Any]], Any]
 
 
-def _step(kind: str, numbers: int) -> st.SearchStrategy[tuple[Any, ...]]:
-    return st.tuples(st.just(kind), *[_small] * numbers)
-
-
-_steps = st.one_of(
-    [
-        _step(kind, numbers)
-        for kind, (numbers, often) in _STEPS.items()
-        for _ in range(often)
-    ]
-)
-
-
-def cases() -> st.SearchStrategy[Case]:
-    """Return a strategy for cases."""
-    return st.builds(
-        Case,
-        graphs=st.lists(_graphs, min_size=1, max_size=3).map(tuple),
-        steps=st.lists(_steps, min_size=1, max_size=40).map(
-            lambda steps: (("submit", 0, 0), *steps)
-        ),
-        threads=st.lists(st.sampled_from([1, 1, 2]), min_size=1, max_size=4).map(tuple),
-        start=_small,
-        policy=st.sampled_from(["producers", "producers", "marked", "heuristic"]),
-        co_assignment=st.booleans(),
-        saturation=st.sampled_from([1.1, 1.0, 2.5, math.inf]),
-        stealing=st.booleans(),
-        allowed_failures=_often(3, 0, 1),
+def _traits(choose: Choose, layer: Layer) -> Layer:
+    for _ in range(choose([0, 0, 0, 1, 2])):
+        name = choose(list(_TRAITS))
+        layer = layer._replace(**{name: choose(_TRAITS[name])})
+    return layer._replace(
+        nbytes=8 if layer.name == "open" else choose([8, 50_000, 2**21]),
+        seconds=choose([0.01, 3.0]),
     )
+
+
+def _any_layer(choose: Choose) -> Layer:
+    uses = tuple(
+        (choose([0, 0, 1, 2]), choose(USES)) for _ in range(choose([0, 1, 1, 2]))
+    )
+    return Layer(size=choose([1, 2, 3, 5, 8, 13]), uses=uses, name=choose(NAMES))
+
+
+def _graph(choose: Choose) -> Graph:
+    if choose([True, True, False]):
+        layers = [
+            Layer(size=choose(sizes), uses=choose(uses), name=name)
+            for name, sizes, uses in choose(_SHAPES)
+        ]
+    else:
+        layers = [_any_layer(choose) for _ in range(choose([1, 2, 3, 4]))]
+    return Graph(
+        layers=tuple(_traits(choose, layer) for layer in layers),
+        persist=choose([False, False, True]),
+    )
+
+
+def draw(choose: Choose) -> Case:
+    """Draw a case.
+
+    Parameters
+    ----------
+    choose
+        Chooses one of several values. What a case gets simpler by comes first.
+    """
+    numbers = range(8)
+    steps = [("submit", 0, 0)]
+    for _ in range(choose(range(41))):
+        kind = choose(_KINDS)
+        steps.append((kind, *(choose(numbers) for _ in range(_STEPS[kind][0]))))
+    return Case(
+        graphs=tuple(_graph(choose) for _ in range(choose([1, 2, 3]))),
+        steps=tuple(steps),
+        threads=tuple(choose([1, 1, 2]) for _ in range(choose([1, 2, 3, 4]))),
+        start=choose(range(5)),
+        policy=choose(["producers", "producers", "marked", "heuristic"]),
+        co_assignment=choose([True, False]),
+        saturation=choose([1.1, 1.0, 2.5, math.inf]),
+        stealing=choose([False, True]),
+        allowed_failures=choose([3, 3, 0, 1]),
+    )
+
+
+def random_case(seed: int) -> Case:
+    """Return the case of a number."""
+    return draw(random.Random(seed).choice)
+
+
+@st.composite
+def cases(hypothesis_draw: st.DrawFn) -> Case:
+    """Give cases to Hypothesis, which shrinks them."""
+    return draw(lambda values: hypothesis_draw(st.sampled_from(values)))
+
+
+# -- Shrinking -----------------------------------------------------------------------
+
+
+def _without(things: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield tuples with parts left out, large parts first."""
+    size = len(things)
+    while size:
+        for n in range(0, len(things), size):
+            yield things[:n] + things[n + size :]
+        size //= 2
+
+
+def _simpler(data: Any) -> Iterator[Any]:
+    """Yield what is a little simpler than ``data``."""
+    if isinstance(data, _Data):
+        named: Any = data
+        for name, default in data._field_defaults.items():
+            value = getattr(data, name)
+            if value != default:
+                yield named._replace(**{name: default})
+            if name == "uses":
+                continue
+            for simpler in _simpler(value):
+                yield named._replace(**{name: simpler})
+    elif isinstance(data, tuple):
+        if data and isinstance(data[0], str):
+            head, parts = data[:1], data[1:]
+        else:
+            head, parts = (), data
+            yield from (fewer for fewer in _without(parts) if fewer)
+        for n, part in enumerate(parts):
+            for simpler in _simpler(part):
+                yield (*head, *parts[:n], simpler, *parts[n + 1 :])
+    elif type(data) is int and data > 1:
+        yield data // 2
+        yield data - 1
+    elif type(data) is int and data == 1:
+        yield 0
+
+
+def shrink(case: Case, fails: Callable[[Case], bool]) -> Case:
+    """Return the simplest case that is found to fail.
+
+    Parameters
+    ----------
+    case
+        A case that fails.
+    fails
+        Whether another one does.
+    """
+    while True:
+        size = _size(case)
+        for simpler in _simpler(case):
+            if _size(simpler) < size and _is_case(simpler) and fails(simpler):
+                case = simpler
+                break
+        else:
+            return case
+
+
+def _size(case: Case) -> tuple[int, str]:
+    text = repr(case)
+    return len(text), text
+
+
+def _is_case(case: Case) -> bool:
+    sizes = [layer.size for graph in case.graphs for layer in graph.layers]
+    return bool(min(sizes) and min(case.threads))

@@ -24,11 +24,13 @@ import math
 import pickle
 import selectors
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import dask
 
+import distributed.scheduler
 from continuous_integration.random_cases.cases import (
     ALWAYS,
     NCLIENTS,
@@ -226,7 +228,10 @@ class Cluster:
         self.layers = {k: v for plan in self.plans for k, v in plan.layers.items()}
         self.values = {k: v for plan in self.plans for k, v in plan.values.items()}
         self.scheduler: Any = _Scheduler(
-            dashboard=False, validate=True, allowed_failures=case.allowed_failures
+            dashboard=False,
+            validate=True,
+            allowed_failures=case.allowed_failures,
+            needs_workdir=False,
         )
         self.queues = not math.isinf(self.scheduler.WORKER_SATURATION)
         self.faults: list[str] = []
@@ -941,6 +946,15 @@ _METRICS = {
 }
 
 
+async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+def _without_threads() -> Any:
+    """Let graphs be unpacked here and now."""
+    return patch.object(distributed.scheduler, "offload", _offload)
+
+
 def settings_of(case: Case) -> dict[str, Any]:
     """Return the configuration for a case."""
     return {
@@ -982,7 +996,7 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
         await Cluster(case, counts).play()
 
     try:
-        with dask.config.set(settings_of(case)):
+        with dask.config.set(settings_of(case)), _without_threads():
             loop.run_until_complete(run())
     finally:
         loop.close()
