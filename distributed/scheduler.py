@@ -69,3 +69,26 @@ class SchedulerState:
                 return next(iter(workers))
             return min(workers, key=partial(self.worker_objective, ts))
         return self._decide_worker_non_rootish_any(ts)
+
+
+class Scheduler:
+    async def remove_worker(
+        self,
+        address: str,
+        *,
+        stimulus_id: str,
+        expected: bool = False,
+        close: bool = True,
+    ) -> str:
+        """Remove a worker, and give queued tasks to the threads that this frees.
+
+        Tasks on other workers are taken back if they need data that is lost with this
+        one. If nothing is left on those that could end, nothing else would ever ask
+        the queue for more.
+        """
+        answer = await self._remove_worker_any(
+            address, stimulus_id=stimulus_id, expected=expected, close=close
+        )
+        if answer == "OK":
+            self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        return answer

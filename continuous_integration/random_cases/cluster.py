@@ -526,13 +526,14 @@ class Cluster:
             worker.deaf = not worker.deaf
 
     def do_lose(self, n: int, data: int) -> None:
-        """Let a worker lose one of its results."""
+        """Let a worker give up a result that others have, too."""
         if not (worker := self.worker(n)):
             return
         # No worker gives up what its tasks need
         ws = self.scheduler.workers[worker.address]
         needed = {dts.key for ts in ws.processing for dts in ts.dependencies}
-        key = self.pick(data, [key for key in worker.data if key not in needed])
+        spare = {dts.key for dts in ws.has_what if len(dts.who_has) > 1} - needed
+        key = self.pick(data, [key for key in worker.data if key in spare])
         if key is not None:
             self.did("lose")
             del worker.data[key]
@@ -962,10 +963,13 @@ _NO_STIMULUS = {"update-data", "cancel-keys"}
 #: Events after which the scheduler gives queued tasks to workers that are free
 _FILL_SLOTS = {
     "cancel",
+    "die",
+    "die processing",
     "disconnect",
     "fail",
     "finish",
     "join",
+    "leave",
     "release",
     "release all",
     "release of everything",

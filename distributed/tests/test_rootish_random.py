@@ -115,6 +115,41 @@ def test_submitted_again_while_its_block_is_left() -> None:
     )
 
 
+@pytest.mark.parametrize("co_assignment", [True, False])
+@pytest.mark.parametrize("event", ["die", "leave"])
+def test_worker_that_goes_takes_all_work_with_it(
+    event: str, co_assignment: bool
+) -> None:
+    """What is queued is given to a worker whose tasks are taken back.
+
+    The other worker's tasks wait again for data that can come from nowhere else than
+    the one that has gone. Nothing is left that could end and open a slot.
+    """
+    play(
+        Case(
+            graphs=(
+                Graph(
+                    layers=(
+                        Layer(only=(1,)),
+                        Layer(size=2, uses=((0, "share"),), only=(0,)),
+                    )
+                ),
+                Graph(layers=(Layer(size=8),)),
+            ),
+            steps=(
+                ("submit", 0, 0),
+                ("run", 1, 0),
+                ("pause", 1),
+                ("submit", 1, 0),
+                (event, 1),
+            ),
+            threads=(1, 1),
+            start=2,
+            co_assignment=co_assignment,
+        )
+    )
+
+
 def test_shrink() -> None:
     """What is not needed for a fault goes, whatever the fault is."""
 
