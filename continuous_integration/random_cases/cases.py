@@ -12,7 +12,8 @@ import os
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import dask.order
 from dask._task_spec import Task, TaskRef
@@ -38,37 +39,27 @@ NCLIENTS = 2
 class _Data:
     """Written as Python without what is as by default."""
 
-    _fields: tuple[str, ...]
-    _field_defaults: dict[str, Any]
-
     def __repr__(self) -> str:
-        fields = (
-            f"{name}={value!r}"
-            for name in self._fields
-            if (value := getattr(self, name)) != self._field_defaults[name]
-        )
-        return f"{type(self).__name__}({', '.join(fields)})"
+        named = (f"{name}={value!r}" for name, value in changed(self))
+        return f"{type(self).__name__}({', '.join(named)})"
 
 
-class _Layer(NamedTuple):
-    size: int = 1
-    uses: tuple[tuple[int, str], ...] = ()
-    data: int = 0
-    name: str = "load"
-    nbytes: int = 8
-    seconds: float = 0.01
-    mark: bool = False
-    only: tuple[int, ...] = ()
-    loose: bool = False
-    resource: bool = False
-    p2p: bool = False
-    fails: int = 0
-    retries: int = 0
-    priority: int = 0
-    mixed: bool = False
+def changed(data: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that are not as by default, and their values.
+
+    Parameters
+    ----------
+    data
+        A case, a graph or a layer.
+    """
+    for each in fields(data):
+        value = getattr(data, each.name)
+        if value != each.default:
+            yield each.name, value
 
 
-class Layer(_Data, _Layer):
+@dataclass(frozen=True, repr=False)
+class Layer(_Data):
     """Tasks of one kind.
 
     Parameters
@@ -107,16 +98,25 @@ class Layer(_Data, _Layer):
         Whether all of this, from the mark on, is so for every second task only.
     """
 
-    __slots__ = ()
-    __repr__ = _Data.__repr__
+    size: int = 1
+    uses: tuple[tuple[int, str], ...] = ()
+    data: int = 0
+    name: str = "load"
+    nbytes: int = 8
+    seconds: float = 0.01
+    mark: bool = False
+    only: tuple[int, ...] = ()
+    loose: bool = False
+    resource: bool = False
+    p2p: bool = False
+    fails: int = 0
+    retries: int = 0
+    priority: int = 0
+    mixed: bool = False
 
 
-class _Graph(NamedTuple):
-    layers: tuple[Layer, ...] = (Layer(),)
-    persist: bool = False
-
-
-class Graph(_Data, _Graph):
+@dataclass(frozen=True, repr=False)
+class Graph(_Data):
     """What a client submits at once.
 
     Parameters
@@ -127,23 +127,12 @@ class Graph(_Data, _Graph):
         Whether the client wants all tasks, and not only those that no other uses.
     """
 
-    __slots__ = ()
-    __repr__ = _Data.__repr__
+    layers: tuple[Layer, ...] = (Layer(),)
+    persist: bool = False
 
 
-class _Case(NamedTuple):
-    graphs: tuple[Graph, ...] = (Graph(),)
-    steps: tuple[tuple[Any, ...], ...] = ()
-    threads: tuple[int, ...] = (1,)
-    start: int = 1
-    policy: str = "producers"
-    co_assignment: bool = True
-    saturation: float = 1.1
-    stealing: bool = False
-    allowed_failures: int = 3
-
-
-class Case(_Data, _Case):
+@dataclass(frozen=True, repr=False)
+class Case(_Data):
     """All that is to happen.
 
     Parameters
@@ -161,8 +150,15 @@ class Case(_Data, _Case):
         Settings of the scheduler.
     """
 
-    __slots__ = ()
-    __repr__ = _Data.__repr__
+    graphs: tuple[Graph, ...] = (Graph(),)
+    steps: tuple[tuple[Any, ...], ...] = ()
+    threads: tuple[int, ...] = (1,)
+    start: int = 1
+    policy: str = "producers"
+    co_assignment: bool = True
+    saturation: float = 1.1
+    stealing: bool = False
+    allowed_failures: int = 3
 
 
 # -- Graphs --------------------------------------------------------------------------
@@ -239,7 +235,9 @@ class Plan:
                 row.append(key)
             rows.append(row)
         used = {key for task in self.tasks.values() for key in task.dependencies}
-        self.outputs = [key for key in self.tasks if graph.persist or key not in used]
+        self.outputs: list[Key] = [
+            key for key in self.tasks if graph.persist or key not in used
+        ]
         self.order = dask.order.order(dict(self.tasks))
 
     def _add(self, key: Key, layer: Layer, inputs: list[Key], special: bool) -> None:
@@ -249,7 +247,7 @@ class Plan:
         self.tasks[key] = Task(key, combine, number, *refs, _data_producer=mark)
         self.values[key] = combine(number, *(self.values[k] for k in inputs))
         if not special:
-            layer = layer._replace(fails=0, p2p=False)
+            layer = replace(layer, fails=0, p2p=False)
         self.layers[key] = layer
         if not special:
             return
@@ -288,12 +286,12 @@ def script(case: Case) -> str:
     graphs = "".join(f"        {graph!r},\n" for graph in case.graphs)
     steps = "".join(f"        {step!r},\n" for step in case.steps)
     rest = "".join(
-        f"    {name}={getattr(case, name)!r},\n"
-        for name in case._fields[2:]
-        if getattr(case, name) != case._field_defaults[name]
+        f"    {name}={value!r},\n"
+        for name, value in changed(case)
+        if name not in ("graphs", "steps")
     )
-    fields = f"    graphs=(\n{graphs}    ),\n    steps=(\n{steps}    ),\n{rest}"
-    lines.append(f"play(Case(\n{fields}))")
+    text = f"    graphs=(\n{graphs}    ),\n    steps=(\n{steps}    ),\n{rest}"
+    lines.append(f"play(Case(\n{text}))")
     return "\n".join(lines).replace("=inf", "=float('inf')")
 
 
@@ -368,8 +366,9 @@ Choose = Callable[[Sequence[Any]], Any]
 def _traits(choose: Choose, layer: Layer) -> Layer:
     for _ in range(choose([0, 0, 0, 1, 2])):
         name = choose(list(_TRAITS))
-        layer = layer._replace(**{name: choose(_TRAITS[name])})
-    return layer._replace(
+        layer = replace(layer, **{name: choose(_TRAITS[name])})
+    return replace(
+        layer,
         nbytes=8 if layer.name == "open" else choose([8, 50_000, 2**21]),
         seconds=choose([0.01, 3.0]),
     )
@@ -449,14 +448,12 @@ def _simpler(data: Any) -> Iterator[Any]:
     """Yield what is a little simpler than ``data``."""
     if isinstance(data, _Data):
         named: Any = data
-        for name, default in data._field_defaults.items():
-            value = getattr(data, name)
-            if value != default:
-                yield named._replace(**{name: default})
-            if name == "uses":
+        for each in fields(named):
+            yield replace(named, **{each.name: each.default})
+            if each.name == "uses":
                 continue
-            for simpler in _simpler(value):
-                yield named._replace(**{name: simpler})
+            for simpler in _simpler(getattr(named, each.name)):
+                yield replace(named, **{each.name: simpler})
     elif isinstance(data, tuple):
         if data and isinstance(data[0], str):
             head, parts = data[:1], data[1:]

@@ -256,7 +256,8 @@ class Cluster:
         self.told: dict[str, dict[Key, str]] = {name: {} for name in self.clients}
         for name in self.clients:
             self.scheduler.clients[name] = ClientState(name)
-            self.scheduler.client_comms[name] = self.mail[name]
+            comm: Any = self.mail[name]
+            self.scheduler.client_comms[name] = comm
         self.failed: Counter[Key] = Counter()
         self.deaths: Counter[Key] = Counter()
         self.retiring: list[asyncio.Task[Any]] = []
@@ -281,7 +282,6 @@ class Cluster:
             for n in range(self.case.start):
                 self.do_join(n)
             for kind, *numbers in self.case.steps:
-                self.event = kind
                 self.counts["steps"] += 1
                 result = getattr(self, f"do_{kind}")(*numbers)
                 if result is not None:
@@ -309,16 +309,19 @@ class Cluster:
 
     async def settle(self) -> None:
         """Let workers and clients read their messages, and retirement go on."""
-        if self.retiring:
-            await asyncio.sleep(0.05)
-            self.check()
+        await self.wait()
         while self.hear():
-            if self.retiring:
-                await asyncio.sleep(0.05)
-                self.check()
+            await self.wait()
         for name, mailbox in self.mail.items():
             for message in mailbox.take():
                 self.hear_client(self.told[name], message)
+
+    async def wait(self) -> None:
+        """Let time pass, if anybody waits for it."""
+        if self.retiring:
+            await asyncio.sleep(0.05)
+            self.event = "retire"
+            self.check()
 
     def pick(self, n: int, things: Iterable[Any]) -> Any:
         """Return one of several things, or None."""

@@ -22,6 +22,7 @@ LEFT_OUT = {
     "distributed/rootish_demo.py": "the demo",
     "distributed/tests/test_co_assignment.py::test_nothing_is_lost": "needs hypothesis",
     "distributed/tests/test_rootish_files.py": "needs Zarr, xarray and Iris",
+    "distributed/tests/test_rootish_random.py": "needs hypothesis and random_cases",
 }
 
 #: Upstream's tests also run where numpy is not installed, which these need

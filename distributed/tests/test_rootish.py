@@ -20,6 +20,7 @@ from dask._task_spec import List, Task, TaskRef
 from dask.utils import key_split
 
 from distributed import Event, Scheduler, Worker, rootish, wait
+from distributed.core import Status
 from distributed.rootish import POLICIES, GroupFacts, Verdict, within_count
 from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
 from distributed.tests.rootish_utils import (
@@ -34,7 +35,13 @@ from distributed.tests.rootish_utils import (
     slots,
     watch,
 )
-from distributed.utils_test import async_poll_for, captured_logger, gen_test, inc
+from distributed.utils_test import (
+    BlockedGatherDep,
+    async_poll_for,
+    captured_logger,
+    gen_test,
+    inc,
+)
 
 FOUR_WORKERS = CLUSTERS["4x1"]
 NO_WORKERS: list[tuple[str, int]] = []
@@ -960,6 +967,32 @@ async def test_inputs_of_unknown_size(c: Any, s: Any, a: Any, b: Any) -> None:
     await event.set()
     assert await result == 48
     assert moved([a, b]) < 8 * MIB
+
+
+@policy_cluster(
+    [("127.0.0.1", 1)],
+    far=False,
+    config={
+        "distributed.scheduler.worker-saturation": 1.0,
+        # Lest a worker that is paused is resumed
+        "distributed.worker.memory.pause": False,
+    },
+)
+async def test_worker_goes_that_the_other_waits_for(c: Any, s: Any, b: Any) -> None:
+    """The queue is asked for more when the only tasks are taken back."""
+    async with BlockedGatherDep(s.address, nthreads=1) as a:
+        x = c.submit(inc, 1, key="x", workers=[b.address])
+        y = c.submit(inc, x, key="y", workers=[a.address])
+        await a.in_gather_dep.wait()
+        b.status = Status.paused
+        await async_poll_for(lambda: len(s.running) == 1, timeout=5)
+        loads = c.map(inc, range(8), key=[("load", n) for n in range(8)])
+        await async_poll_for(lambda: len(s.queued) == 8, timeout=5)
+        # Nobody else may make `x`, so that `y` must wait for it
+        await b.close()
+        assert await c.gather(loads) == list(range(1, 9))
+        assert s.tasks["x"].state == "no-worker"
+        del y
 
 
 # -- Restrictions, actors, settings --------------------------------------------------
