@@ -30,7 +30,7 @@ from distributed.rootish_monitor import (
     RootishStatus,
 )
 from distributed.scheduler import TaskState
-from distributed.tests.rootish_utils import MIB, TWO_WORKERS, policy_cluster, slots
+from distributed.tests.rootish_utils import MIB, policy_cluster, slots
 from distributed.utils_test import (
     async_poll_for,
     captured_logger,
@@ -520,7 +520,7 @@ async def test_bad_interval(interval: Any) -> None:
             pass
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS, config={INTERVAL: "1h"})
+@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h"})
 async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
