@@ -502,11 +502,19 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     # Blocks
 
+    def _waits(self, ts: TaskState) -> bool:
+        """Whether a task is queued.
+
+        It is equal to every other task of that key. When a key is submitted again that
+        was cancelled, blocks may still have the task that was forgotten.
+        """
+        return ts in self._data and ts.state != "forgotten"
+
     def _head(self, block: Block) -> TaskState | None:
         """Return the first task of a block that is still queued."""
         tasks = block.tasks
         while tasks:
-            if tasks[0] in self._data:
+            if self._waits(tasks[0]):
                 return tasks[0]
             tasks.popleft()
         return None
@@ -561,7 +569,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         """Return the task that comes next, if any, without taking it out of its run."""
         while self._runs:
             ts = self._runs[0][0][2]()
-            if ts in self._data:
+            if ts is not None and self._waits(ts):
                 return ts
             self._take_top()
         return None
@@ -591,7 +599,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     def _return(self, blocks: Iterable[Block]) -> None:
         """Make runs of blocks."""
         for block in blocks:
-            if entries := [self._entry(ts) for ts in block.tasks if ts in self._data]:
+            if entries := [self._entry(ts) for ts in block.tasks if self._waits(ts)]:
                 self._new_run(*entries)
 
     def _return_next(self) -> None:

@@ -69,3 +69,19 @@ class SchedulerState:
                 return next(iter(workers))
             return min(workers, key=partial(self.worker_objective, ts))
         return self._decide_worker_non_rootish_any(ts)
+
+
+class Scheduler:
+    async def remove_worker(
+        self, address: str, *, stimulus_id: str, **kwargs: Any
+    ) -> Literal[OK, already - removed]:
+        """Remove a worker, and give queued tasks to the threads that this frees.
+
+        Others may have worked for data that is lost with it; then nothing else would
+        ever ask the queue for more.
+        """
+        answer = await self._remove_worker_any(
+            address, stimulus_id=stimulus_id, **kwargs
+        )
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        return answer

@@ -244,6 +244,7 @@ def fake(
     group = Fake(_types=types, _size=1, nbytes_total=output or 0)
     return Fake(
         key=("load", graph, n),
+        state="queued",
         priority=(0, graph, n),
         group=group,
         prefix=group,

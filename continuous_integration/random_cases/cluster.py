@@ -1,0 +1,1062 @@
+"""A real scheduler, without a network or a clock, and workers that pretend.
+
+:func:`play` plays a case, and raises :class:`Fault` when something does not hold.
+
+The scheduler validates itself. Workers are only as much as it can see of them: they
+read messages, now or later, move data, run the functions of their tasks, and answer.
+After every call of the scheduler:
+
+*   every task that could run is given to a worker, queued, or in ``no-worker``, for a
+    reason that holds: no worker is free; no running worker is allowed to run it;
+*   nothing is queued that is restricted, an actor, or that P2P places;
+*   a root-ish task was given only to a worker with a slot free for it;
+*   the queue knows every queued task, and knows where it is.
+
+At the end all workers are well, and everything that clients want is there and right, or
+has failed as planned; what is released is forgotten, by the queue, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import pickle
+import selectors
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import dask
+
+import distributed.scheduler
+from continuous_integration.random_cases.cases import (
+    ALWAYS,
+    NCLIENTS,
+    NDATA,
+    Case,
+    Plan,
+    address_of,
+)
+from distributed import Scheduler, SchedulerPlugin
+from distributed.co_assignment import CoAssigningQueue
+from distributed.core import Status
+from distributed.protocol import Serialized, serialize
+from distributed.rootish import Verdict
+from distributed.scheduler import ClientState
+
+if TYPE_CHECKING:
+    from dask.typing import Key
+
+    from distributed.scheduler import TaskState, WorkerState
+
+
+class Fault(AssertionError):
+    """Something that must hold does not."""
+
+
+class Known(Exception):
+    """A fault of the base that has nothing to do with the queue ends a case.
+
+    When several tasks have failed, and a worker dies or one of them is tried again, the
+    base may ask for a task of which an input is still in error: its own validation
+    fails, or the task is left behind, wanted and in error by nothing of its own.
+    """
+
+
+# -- Time and connections ------------------------------------------------------------
+
+
+class _Selector(selectors.SelectSelector):
+    """Waits for nothing: if there is nothing else to do, time passes."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise Fault("nothing would ever happen again")
+        self.now += timeout
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which an hour takes no time."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+class Mailbox:
+    """Takes the place of ``BatchedSend``."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        self.messages.extend(messages)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return what has come since."""
+        messages, self.messages = self.messages, []
+        return messages
+
+    def closed(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+    async def close(self, timeout: Any = None) -> None:
+        pass
+
+
+class _Registered(Exception):
+    """The scheduler has answered a worker that registers."""
+
+
+class _Comm:
+    """Stops the scheduler when it would begin to listen."""
+
+    async def write(self, message: Any, **kwargs: Any) -> int:
+        if message["status"] != "OK":
+            raise Fault(f"a worker cannot register: {message}")
+        raise _Registered
+
+
+class _Scheduler(Scheduler):
+    """Has no server for a dashboard."""
+
+    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    async def _stop_services(self) -> None:
+        pass
+
+
+class _Hidden:
+    """Pickles to next to nothing, and unpickles to what is in ``content``."""
+
+    content: Any = None
+
+    def __reduce__(self) -> Any:
+        return _reveal, ()
+
+
+def _reveal() -> Any:
+    return _Hidden.content
+
+
+# -- The cluster ---------------------------------------------------------------------
+
+
+class Worker:
+    """What a worker knows.
+
+    Attributes
+    ----------
+    jobs : dict
+        The last message about each task that it is to run.
+    data : dict
+        Results by key.
+    deaf : bool
+        Whether messages wait to be read.
+    """
+
+    def __init__(self, number: int, threads: int):
+        self.number = number
+        self.address = address_of(number)
+        self.threads = threads
+        self.mailbox = Mailbox()
+        self.jobs: dict[Key, dict[str, Any]] = {}
+        self.seceded: set[Key] = set()
+        self.data: dict[Key, int] = {}
+        self.deaf = False
+
+
+class Watch(SchedulerPlugin):
+    """See which tasks were root-ish when they were given to a worker."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        #: What the policy said of each task, the last time
+        self.rootish: dict[Key, bool] = {}
+
+    def update_graph(
+        self, scheduler: Scheduler, *, tasks: list[Key], **kwargs: Any
+    ) -> None:
+        for key in tasks:
+            if (layer := self.cluster.layers.get(key)) and layer.p2p:
+                scheduler.tasks[key]._queueable = False
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        # One that retires is removed when it has nothing left to tell
+        self.cluster.workers.pop(worker, None)
+
+    def transition(
+        self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any
+    ) -> None:
+        counts = self.cluster.counts
+        counts["transitions"] += 1
+        if finish == "queued":
+            counts["queued"] += 1
+        if finish != "processing":
+            return
+        ts = self.cluster.scheduler.tasks[key]
+        if self.rootish.get(key) and ts._queueable and self.cluster.queues:
+            counts["root-ish sent"] += 1
+            ws = ts.processing_on
+            assert ws
+            if self.cluster.free_slots(ws) < 0:
+                # What is raised in a plugin is only logged
+                self.cluster.faults.append(f"{key} is one too many on {ws.address}")
+
+
+class Cluster:
+    """A scheduler, and workers and clients that pretend.
+
+    Parameters
+    ----------
+    case
+        What is to happen.
+    counts
+        What happens is counted here.
+    """
+
+    def __init__(self, case: Case, counts: Counter[str]):
+        self.case = case
+        self.counts = counts
+        self.plans: list[Plan] = []
+        for n, graph in enumerate(case.graphs):
+            before = self.plans[-1] if n else None
+            self.plans.append(Plan(n, graph, before, len(case.threads)))
+        self.layers = {k: v for plan in self.plans for k, v in plan.layers.items()}
+        self.values = {k: v for plan in self.plans for k, v in plan.values.items()}
+        self.scheduler: Any = _Scheduler(
+            dashboard=False,
+            validate=True,
+            allowed_failures=case.allowed_failures,
+            needs_workdir=False,
+        )
+        self.queues = not math.isinf(self.scheduler.WORKER_SATURATION)
+        self.faults: list[str] = []
+        self.watch = Watch(self)
+        self.scheduler.add_plugin(self.watch)
+        self._listen_to_verdicts()
+        self.workers: dict[str, Worker] = {}
+        self.joined = 0
+        self.clients = [f"client-{n}" for n in range(NCLIENTS)]
+        self.mail = {name: Mailbox() for name in self.clients}
+        #: What each client has been told of what it wants
+        self.told: dict[str, dict[Key, str]] = {name: {} for name in self.clients}
+        for name in self.clients:
+            self.scheduler.clients[name] = ClientState(name)
+            self.scheduler.client_comms[name] = self.mail[name]
+        self.failed: Counter[Key] = Counter()
+        self.deaths: Counter[Key] = Counter()
+        self.retiring: list[asyncio.Task[Any]] = []
+        self.event = "start"
+
+    def _listen_to_verdicts(self) -> None:
+        rootish = self.watch.rootish
+
+        class Heard(type(self.scheduler.rootish_policy)):  # type: ignore[misc]
+            def verdict(self, ts: TaskState) -> Verdict:
+                verdict: Verdict = super().verdict(ts)
+                rootish[ts.key] = verdict.rootish
+                return verdict
+
+        self.scheduler.rootish_policy = Heard(self.scheduler)
+
+    # What happens
+
+    async def play(self) -> None:
+        """Do all steps, and bring what was begun to an end."""
+        try:
+            for n in range(self.case.start):
+                self.do_join(n)
+            for kind, *numbers in self.case.steps:
+                self.event = kind
+                self.counts["steps"] += 1
+                result = getattr(self, f"do_{kind}")(*numbers)
+                if result is not None:
+                    await result
+                await self.settle()
+            await self.recover()
+            self.release_all()
+            self.check_forgotten()
+        finally:
+            for task in self.retiring:
+                task.cancel()
+            await asyncio.gather(*self.retiring, return_exceptions=True)
+            await self.scheduler.close()
+
+    def did(self, event: str) -> None:
+        """Count an event."""
+        self.event = event
+        self.counts[f"event {event}"] += 1
+
+    def tell(self, op: str, **message: Any) -> None:
+        """Give the scheduler a message of a worker or a client."""
+        handler = self.scheduler.stream_handlers[op]
+        handler(**message, **({} if op in _NO_STIMULUS else {"stimulus_id": op}))
+        self.check()
+
+    async def settle(self) -> None:
+        """Let workers and clients read their messages, and retirement go on."""
+        if self.retiring:
+            await asyncio.sleep(0.05)
+            self.check()
+        while self.hear():
+            if self.retiring:
+                await asyncio.sleep(0.05)
+                self.check()
+        for name, mailbox in self.mail.items():
+            for message in mailbox.take():
+                self.hear_client(self.told[name], message)
+
+    def pick(self, n: int, things: Iterable[Any]) -> Any:
+        """Return one of several things, or None."""
+        things = list(things)
+        return things[n % len(things)] if things else None
+
+    def worker(self, n: int) -> Worker | None:
+        """Return one of the workers that are there."""
+        worker: Worker | None = self.pick(n, self.workers.values())
+        return worker
+
+    # Steps: clients
+
+    async def do_submit(self, graph: int, client: int) -> None:
+        """Submit a graph, perhaps again."""
+        plan: Plan = self.pick(graph, self.plans)
+        name = self.clients[client % NCLIENTS]
+        self.did("submit again" if plan.outputs[0] in self.watch.rootish else "submit")
+        self.counts["tasks"] += len(plan.tasks)
+        for key in plan.outputs:
+            self.told[name][key] = "pending"
+        _Hidden.content = plan
+        header, frames = serialize(_Hidden(), serializers=["pickle"])
+        await self.scheduler.update_graph(
+            client=name,
+            expr_ser=Serialized(header, frames),
+            keys=set(plan.outputs),
+            internal_priority=dict(plan.order),
+            submitting_task=None,
+            span_metadata={"collections": []},
+            stimulus_id="submit",
+        )
+        self.check()
+
+    def do_release(self, client: int, n: int) -> None:
+        """Release one key."""
+        name = self.clients[client % NCLIENTS]
+        if (key := self.pick(n, self.told[name])) is not None:
+            self.did("release")
+            del self.told[name][key]
+            self.tell("client-releases-keys", keys=[key], client=name)
+
+    def do_release_all(self, client: int) -> None:
+        """Release all that a client wants."""
+        name = self.clients[client % NCLIENTS]
+        if self.told[name]:
+            self.did("release all")
+            keys = list(self.told[name])
+            self.told[name].clear()
+            self.tell("client-releases-keys", keys=keys, client=name)
+
+    def do_cancel(self, client: int, n: int, force: bool) -> None:
+        """Cancel one key, if the scheduler can.
+
+        It cannot if the key has dependents that nobody wants: it would fail.
+        """
+        name = self.clients[client % NCLIENTS]
+        keys = []
+        for key in self.told[name]:
+            ts = self.scheduler.tasks.get(key)
+            if ts is not None and all(dts.who_wants for dts in _dependents(ts)):
+                keys.append(key)
+        if (key := self.pick(n, keys)) is not None:
+            self.did("cancel")
+            self.tell(
+                "cancel-keys", keys=[key], client=name, force=force, reason="", msg=""
+            )
+
+    def do_retry(self, client: int) -> None:
+        """Retry all of a client's keys that have failed."""
+        name = self.clients[client % NCLIENTS]
+        tasks = self.scheduler.tasks
+        keys = [k for k in self.told[name] if k in tasks and tasks[k].state == "erred"]
+        # The scheduler cannot retry what has failed for more than one reason
+        blamed = {id(ts.exception_blame) for ts in tasks.values() if ts.exception_blame}
+        if keys and len(blamed) == 1:
+            self.did("retry")
+            self.scheduler.stimulus_retry(keys, name)
+            self.check()
+
+    def do_disconnect(self, client: int) -> None:
+        """Lose a client, which connects again."""
+        name = self.clients[client % NCLIENTS]
+        self.did("disconnect")
+        self.told[name].clear()
+        self.scheduler.remove_client(name, stimulus_id="disconnect")
+        self.scheduler.clients[name] = ClientState(name)
+        self.check()
+
+    def do_scatter(self, n: int, data: int, client: int) -> None:
+        """Scatter a key to a worker."""
+        key = f"data-{data % NDATA}"
+        name = self.clients[client % NCLIENTS]
+        known = self.scheduler.tasks.get(key)
+        worker = self.worker(n)
+        # What is told to a worker and what is sent to it are in no order
+        in_order = worker and not worker.deaf
+        if worker and in_order and (known is None or known.state == "memory"):
+            self.did("scatter")
+            worker.data[key] = self.values[key]
+            self.told[name][key] = "pending"
+            self.tell(
+                "update-data",
+                who_has={key: [worker.address]},
+                nbytes={key: 10 ** (2 + 2 * (data % NDATA))},
+                client=name,
+            )
+
+    # Steps: the cluster
+
+    def do_join(self, n: int) -> None:
+        """Let a worker join that is not there."""
+        threads = self.case.threads
+        number = self.pick(
+            n, [n for n in range(len(threads)) if address_of(n) not in self.workers]
+        )
+        if number is None:
+            return
+        self.did("join")
+        worker = Worker(number, threads[number])
+        self.joined += 1
+        add = self.scheduler.add_worker(
+            _Comm(),
+            address=worker.address,
+            status="running",
+            server_id=f"worker-{self.joined}",
+            nthreads=worker.threads,
+            name=f"worker-{self.joined}",
+            resolve_address=False,
+            now=0.0,
+            resources={} if number % 2 else {"R": 1},
+            memory_limit=2**34,
+            metrics=_METRICS,
+            services={},
+            local_directory="",
+            versions={},
+            nanny="",
+            extra={},
+            stimulus_id="join",
+        )
+        # While the scheduler adds it, it sends messages
+        comms = self.scheduler.stream_comms = _Comms(self.scheduler.stream_comms)
+        comms.expected = worker.address, worker.mailbox
+        self.workers[worker.address] = worker
+        try:
+            add.send(None)
+        except _Registered:
+            pass
+        else:
+            raise AssertionError("the scheduler waits for something")
+        self.check()
+
+    async def _remove(self, worker: Worker, expected: bool) -> None:
+        del self.workers[worker.address]
+        if not expected:
+            for ts in self.scheduler.workers[worker.address].processing:
+                self.deaths[ts.key] += 1
+        await self.scheduler.remove_worker(
+            worker.address, stimulus_id="remove", expected=expected, close=False
+        )
+        self.check()
+
+    async def do_die(self, n: int) -> None:
+        """Lose a worker."""
+        if worker := self.worker(n):
+            self.did("die processing" if worker.jobs else "die")
+            await self._remove(worker, expected=False)
+
+    async def do_leave(self, n: int) -> None:
+        """Let a worker leave, with all that it has."""
+        if worker := self.worker(n):
+            self.did("leave")
+            await self._remove(worker, expected=True)
+
+    def _status(self, n: int, before: Status, after: Status) -> None:
+        workers = self.scheduler.workers.values()
+        ws = self.pick(n, [ws for ws in workers if ws.status == before])
+        if ws is not None:
+            self.did("pause" if after == Status.paused else "resume")
+            self.tell("worker-status-change", worker=ws.address, status=after.name)
+
+    def do_pause(self, n: int) -> None:
+        """Pause a worker."""
+        self._status(n, Status.running, Status.paused)
+
+    def do_resume(self, n: int) -> None:
+        """Let a paused worker go on."""
+        self._status(n, Status.paused, Status.running)
+
+    def do_retire(self, n: int) -> None:
+        """Retire a worker: it goes when others have what it has."""
+        workers = self.scheduler.workers.values()
+        ws = self.pick(n, [ws for ws in workers if ws.status == Status.running])
+        if ws is not None:
+            self.did("retire")
+            retire = self.scheduler.retire_workers(
+                [ws.address], stimulus_id="retire", close_workers=False
+            )
+            self.retiring.append(asyncio.ensure_future(retire))
+
+    def do_deaf(self, n: int) -> None:
+        """Let messages to a worker wait, or let it read them."""
+        if worker := self.worker(n):
+            self.did("hears late")
+            worker.deaf = not worker.deaf
+
+    def do_lose(self, n: int, data: int) -> None:
+        """Let a worker give up a result that others have, too."""
+        if not (worker := self.worker(n)):
+            return
+        # No worker gives up what its tasks need
+        ws = self.scheduler.workers[worker.address]
+        needed = {dts.key for ts in ws.processing for dts in ts.dependencies}
+        spare = {dts.key for dts in ws.has_what if len(dts.who_has) > 1} - needed
+        key = self.pick(data, [key for key in worker.data if key in spare])
+        if key is not None:
+            self.did("lose")
+            del worker.data[key]
+            self.tell("release-worker-data", key=key, worker=worker.address)
+
+    def do_steal(self) -> None:
+        """Let idle workers steal."""
+        if extension := self.scheduler.extensions.get("stealing"):
+            self.did("balance")
+            extension.balance()
+            self.check()
+
+    def do_tidy(self) -> None:
+        """Let the active memory manager drop what is there twice."""
+        self.did("drop replicas")
+        self.scheduler.extensions["amm"].run_once()
+        self.check()
+
+    # Steps: tasks
+
+    def do_run(self, n: int, number: int) -> None:
+        """Let a worker run some tasks, in order."""
+        worker = self.worker(n)
+        if not worker or self.scheduler.workers[worker.address].status == Status.paused:
+            return
+        for _ in range(1 + number):
+            jobs = sorted(worker.jobs.values(), key=lambda job: job["priority"])
+            if not any(self.run(worker, job["key"]) for job in jobs):
+                break
+            self.hear()
+
+    def do_finish(self, n: int, number: int) -> None:
+        """Let a worker run one of its tasks."""
+        if (worker := self.worker(n)) and worker.jobs:
+            self.run(worker, self.pick(number, worker.jobs))
+
+    def do_secede(self, n: int, number: int) -> None:
+        """Let a task run for long, beside others."""
+        worker = self.worker(n)
+        if worker:
+            key = self.pick(number, [k for k in worker.jobs if k not in worker.seceded])
+            if key is not None:
+                self.did("secede")
+                worker.seceded.add(key)
+                self.tell(
+                    "long-running",
+                    key=key,
+                    worker=worker.address,
+                    run_id=worker.jobs[key]["run_id"],
+                    compute_duration=self.layers[key].seconds,
+                )
+
+    def do_reschedule(self, n: int, number: int) -> None:
+        """Let a task ask to be run elsewhere."""
+        if (worker := self.worker(n)) and worker.jobs:
+            self.did("reschedule")
+            key = self.pick(number, worker.jobs)
+            self._forget(worker, key)
+            self.tell("reschedule", key=key, worker=worker.address)
+
+    # Workers
+
+    def hear(self) -> bool:
+        """Let workers read their messages; return whether there were any."""
+        any_ = False
+        for worker in list(self.workers.values()):
+            while worker.mailbox.messages and not worker.deaf:
+                any_ = True
+                for message in worker.mailbox.take():
+                    self.obey(worker, message)
+        return any_
+
+    def obey(self, worker: Worker, message: dict[str, Any]) -> None:
+        """Do what the scheduler asks of a worker."""
+        op = message["op"]
+        if op == "compute-task":
+            key = message["key"]
+            worker.jobs[key] = message
+            if key in worker.data:
+                self.finish(worker, key)
+        elif op == "free-keys":
+            for key in message["keys"]:
+                worker.data.pop(key, None)
+                self._forget(worker, key)
+        elif op == "remove-replicas":
+            for key in message["keys"]:
+                worker.data.pop(key, None)
+        elif op == "acquire-replicas":
+            for key in message["who_has"]:
+                self.fetch(worker, key, message["who_has"][key])
+        elif op == "steal-request":
+            key = message["key"]
+            state = None
+            if key in worker.jobs:
+                state = "executing"
+                if key not in [*[*worker.jobs][: worker.threads], *worker.seceded]:
+                    state = "ready"
+                    self._forget(worker, key)
+                    self.did("steal")
+            self.scheduler.stream_handlers["steal-response"](
+                key=key,
+                state=state,
+                stimulus_id=message["stimulus_id"],
+                worker=worker.address,
+            )
+            self.check()
+        elif op == "worker-status-change":
+            self.tell(op, worker=worker.address, status=message["status"])
+        elif op not in ("remove-worker", "close", "refresh-who-has"):
+            raise AssertionError(op)
+
+    def _forget(self, worker: Worker, key: Key) -> None:
+        worker.jobs.pop(key, None)
+        worker.seceded.discard(key)
+
+    def fetch(self, worker: Worker, key: Key, holders: Iterable[str]) -> int | None:
+        """Return a result, moved to the worker; None if nobody has it."""
+        if key in worker.data:
+            return worker.data[key]
+        known = self.scheduler.tasks.get(key)
+        # A worker asks the scheduler if those that it knows do not have it
+        for address in [
+            *holders,
+            *(ws.address for ws in (known and known.who_has) or ()),
+        ]:
+            other = self.workers.get(address)
+            if other and key in other.data:
+                value = worker.data[key] = other.data[key]
+                self.counts["transfers"] += 1
+                self.tell("add-keys", keys=[key], worker=worker.address)
+                return value
+        return None
+
+    def run(self, worker: Worker, key: Key) -> bool:
+        """Run a task, if its inputs can be had; return whether it was run."""
+        message = worker.jobs[key]
+        values = {}
+        for dep, holders in message["who_has"].items():
+            value = self.fetch(worker, dep, holders)
+            if value is None:
+                return False
+            values[dep] = value
+        if self.failed[key] < self.layers[key].fails:
+            self.fail(worker, key)
+            return True
+        worker.data[key] = message["run_spec"].data(values)
+        self.finish(worker, key)
+        return True
+
+    def fail(self, worker: Worker, key: Key) -> None:
+        """Report that a task has failed."""
+        self.did("fail")
+        if self.layers[key].fails < ALWAYS:
+            self.failed[key] += 1
+        run_id = worker.jobs[key]["run_id"]
+        self._forget(worker, key)
+        self.tell(
+            "task-erred",
+            key=key,
+            run_id=run_id,
+            worker=worker.address,
+            exception=_EXCEPTION,
+            exception_text="planned",
+            traceback=None,
+            traceback_text="",
+        )
+
+    def finish(self, worker: Worker, key: Key) -> None:
+        """Report that a task has finished."""
+        self.did("finish")
+        run_id = worker.jobs[key]["run_id"]
+        self._forget(worker, key)
+        layer = self.layers[key]
+        self.tell(
+            "task-finished",
+            key=key,
+            run_id=run_id,
+            worker=worker.address,
+            nbytes=layer.nbytes,
+            type=_TYPE,
+            typename="int",
+            metadata={},
+            thread=1,
+            startstops=[{"action": "compute", "start": 0.0, "stop": layer.seconds}],
+            status="OK",
+        )
+
+    def hear_client(self, told: dict[Key, str], message: dict[str, Any]) -> None:
+        """Let a client note what it is told."""
+        op = message["op"]
+        states = {
+            "key-in-memory": "memory",
+            "task-erred": "erred",
+            "lost-data": "pending",
+            "task-retried": "pending",
+        }
+        if op == "cancelled-keys":
+            for key in message["keys"]:
+                told.pop(key, None)
+        elif message["key"] in told:
+            told[message["key"]] = states[op]
+
+    # What must hold
+
+    def free_slots(self, ws: WorkerState) -> int:
+        """Return how many root-ish tasks a worker may be given."""
+        slots = max(math.ceil(self.case.saturation * ws.nthreads), 1)
+        return slots - len(ws.processing) + len(ws.long_running)
+
+    def check(self) -> None:
+        """Look at everything after a call of the scheduler.
+
+        Raises
+        ------
+        Fault
+            If something does not hold.
+        """
+        self.counts["checks"] += 1
+        s = self.scheduler
+        try:
+            s.validate_state()
+        except AssertionError as e:
+            raise Fault(
+                f"after {self.event}: the scheduler's own validation: {e}"
+            ) from e
+        if self.faults:
+            raise Fault(f"after {self.event}: {self.faults}")
+        for problem in self.problems():
+            raise Fault(f"after {self.event}: {problem}")
+
+    def problems(self) -> Iterator[str]:
+        """Yield what does not hold, one sentence each."""
+        s = self.scheduler
+        queued = set()
+        for ts in s.tasks.values():
+            if ts.state == "queued":
+                queued.add(ts)
+                if ts.actor or not ts._queueable or not self.queues:
+                    yield f"{ts} must not be queued"
+            elif ts.state == "released" and (ts.who_wants or ts.waiters):
+                if any(dts.state == "erred" for dts in ts.dependencies):
+                    raise Known
+                yield f"{ts} is wanted, and not on its way"
+            elif ts.state == "no-worker":
+                fit = [ws for ws in s.running if self.may_run(ts, ws)]
+                if fit:
+                    yield f"{ts} is stranded: {fit[0].address} may run it"
+            elif (
+                ts.state == "processing"
+                and ts.processing_on.address not in self.workers
+            ):
+                yield f"{ts} is stranded on a worker that is gone"
+        if queued != s.queued._data:
+            yield f"queued are {queued}, and in the queue {s.queued._data}"
+        if not self.queues:
+            return
+        free = {ws for ws in s.running if self.free_slots(ws) > 0}
+        if free != s.idle_task_count:
+            yield f"free are {free}, and known as free {s.idle_task_count}"
+        if free and queued:
+            self.counts[f"queued beside a free worker after {self.event}"] += 1
+            if self.event in _FILL_SLOTS:
+                yield f"{len(queued)} tasks are queued, and free are {free}"
+            # Then the next task that ends, wherever, fills the slots
+            elif not any(ws.processing for ws in s.workers.values()):
+                self.counts["stranded"] += len(queued)
+                yield f"stranded in the queue, with nothing under way: {queued}"
+        if isinstance(s.queued, CoAssigningQueue):
+            yield from self.problems_of_queue(s.queued)
+
+    def problems_of_queue(self, queue: CoAssigningQueue) -> Iterator[str]:
+        """Yield what is wrong in the books of the queue."""
+        places: Counter[Any] = Counter()
+        for run in queue._runs:
+            places.update({ref() for _, _, ref in run})
+            if sorted(run, key=lambda entry: entry[:2]) != list(run):
+                yield "a run is not in order"
+        for block in [*queue._next, *queue._begun.values()]:
+            places.update(block.tasks)
+        for ts in queue._data:
+            if not places[ts]:
+                yield f"{ts} is lost in the queue"
+
+    def may_run(self, ts: TaskState, ws: WorkerState) -> bool:
+        """Whether a task in ``no-worker`` may be run by a worker.
+
+        The base lets such a task wait for the workers that it was restricted to, even
+        if others would do.
+        """
+        only = ts.worker_restrictions
+        if only and ws.address not in only:
+            return False
+        needed = ts.resource_restrictions or {}
+        return all(ws.resources.get(name, 0) >= n for name, n in needed.items())
+
+    # The end
+
+    async def recover(self) -> None:
+        """Let all workers be well, and work until nothing is left to do."""
+        self.event = "recovery"
+        for worker in self.workers.values():
+            worker.deaf = False
+        await self.settle()
+        while self.retiring:
+            self.retiring = [task for task in self.retiring if not task.done()]
+            await self.settle()
+            # What it waits for may be that a task ends
+            self.work()
+        for ws in list(self.scheduler.workers.values()):
+            if ws.status == Status.paused:
+                self.tell("worker-status-change", worker=ws.address, status="running")
+        while len(self.workers) < len(self.case.threads):
+            self.do_join(0)
+        await self.settle()
+        while self.work():
+            await self.settle()
+        await self.settle()
+        self.event = "recovery"
+        left = [ts for ts in self.scheduler.tasks.values() if ts.state in _UNDER_WAY]
+        if left:
+            self.counts["stranded"] += len(left)
+            raise Fault(f"stranded at the end: {left}")
+        self.check_results()
+
+    def work(self) -> bool:
+        """Let every worker run what it can; return whether anything was run."""
+        any_ = False
+        for worker in list(self.workers.values()):
+            for key in list(worker.jobs):
+                if key in worker.jobs and self.run(worker, key):
+                    any_ = True
+                    self.hear()
+        return any_
+
+    def check_results(self) -> None:
+        """Compare with what is to come out, and with what clients were told."""
+        s = self.scheduler
+        for name in self.clients:
+            wanted = {ts.key for ts in s.clients[name].wants_what}
+            if wanted != set(self.told[name]):
+                raise Fault(f"{name} wants {set(self.told[name])}, known is {wanted}")
+            for key, state in self.told[name].items():
+                ts = s.tasks[key]
+                if ts.state != state:
+                    raise Fault(f"{name} was told that {key!r} is {state}: {ts}")
+                if state == "erred":
+                    self.counts["results: failed"] += 1
+                    self.check_blame(ts.exception_blame)
+                else:
+                    self.counts["results: right"] += 1
+        for ts in s.tasks.values():
+            for ws in ts.who_has or ():
+                value = self.workers[ws.address].data.get(ts.key)
+                if value != self.values[ts.key]:
+                    raise Fault(f"{ts.key!r} on {ws.address} is {value}")
+
+    def check_blame(self, ts: TaskState) -> None:
+        """Whether a task was bound to fail, or its workers died."""
+        planned = self.layers[ts.key].fails
+        if not planned and self.deaths[ts.key] <= self.case.allowed_failures:
+            raise Fault(f"{ts} has failed for no reason")
+
+    def release_all(self) -> None:
+        """Let clients release what they want."""
+        self.event = "release of everything"
+        for name in self.clients:
+            keys = list(self.told[name])
+            self.tell("client-releases-keys", keys=keys, client=name)
+        self.hear()
+
+    def check_forgotten(self) -> None:
+        """Whether nothing is kept of tasks that nobody wants.
+
+        Raises
+        ------
+        Fault
+            If something is.
+        """
+        s = self.scheduler
+        kept: dict[str, Any] = {
+            "tasks": s.tasks,
+            "groups": s.task_groups,
+            "queue": s.queued._data,
+            "heap": s.queued._heap,
+            "no-worker": s.unrunnable,
+            "replicated": s.replicated_tasks,
+            "processing": {ts for ws in s.workers.values() for ts in ws.processing},
+            "data": [key for worker in self.workers.values() for key in worker.data],
+        }
+        if isinstance(s.queued, CoAssigningQueue):
+            queue = s.queued
+            kept.update(runs=queue._runs, next=queue._next, begun=queue._begun)
+            kept.update(latest=queue._latest, peeked=queue._peeked, group=queue._group)
+        for name, things in kept.items():
+            if things:
+                raise Fault(f"{name} kept after all is released: {things}")
+        if s.total_occupancy:
+            raise Fault(f"occupancy of {s.total_occupancy} with nothing to do")
+
+
+class _Comms(dict[str, Any]):
+    """Connections to workers: the next one is a mailbox."""
+
+    expected: tuple[str, Mailbox] | None = None
+
+    def __setitem__(self, address: str, comm: Any) -> None:
+        if self.expected and self.expected[0] == address:
+            comm = self.expected[1]
+            self.expected = None
+        super().__setitem__(address, comm)
+
+
+def _dependents(ts: TaskState) -> set[TaskState]:
+    """Return all that depends on a task."""
+    found: set[TaskState] = set()
+    stack = [ts]
+    while stack:
+        new = stack.pop().dependents - found
+        found |= new
+        stack += new
+    return found
+
+
+_UNDER_WAY = ("waiting", "queued", "processing", "no-worker")
+#: Messages without a name of what has happened
+_NO_STIMULUS = {"update-data", "cancel-keys"}
+#: Events after which the scheduler gives queued tasks to workers that are free
+_FILL_SLOTS = {
+    "cancel",
+    "die",
+    "die processing",
+    "disconnect",
+    "fail",
+    "finish",
+    "join",
+    "leave",
+    "release",
+    "release all",
+    "release of everything",
+    "resume",
+    "secede",
+}
+_TYPE = pickle.dumps(int)
+_EXCEPTION = Serialized(*serialize(ValueError("planned")))
+_METRICS = {
+    "bandwidth": {"total": 100e6, "workers": {}, "types": {}},
+    "digests_total_since_heartbeat": {},
+    "memory": 0,
+    "spilled_bytes": {"memory": 0, "disk": 0},
+}
+
+
+async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+def _without_threads() -> Any:
+    """Let graphs be unpacked here and now."""
+    return patch.object(distributed.scheduler, "offload", _offload)
+
+
+def _last_function(error: BaseException) -> str:
+    return traceback.extract_tb(error.__traceback__)[-1].name
+
+
+def settings_of(case: Case) -> dict[str, Any]:
+    """Return the configuration for a case."""
+    return {
+        "distributed.scheduler.rootish-policy": case.policy,
+        "distributed.scheduler.rootish-co-assignment": case.co_assignment,
+        "distributed.scheduler.worker-saturation": case.saturation,
+        # It keeps tasks that are forgotten, and the queue of the base may give them out
+        "distributed.scheduler.work-stealing": case.stealing
+        and case.co_assignment
+        and case.policy == "producers",
+        "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.scheduler.http.routes": [],
+        "distributed.admin.system-monitor.disk": False,
+    }
+
+
+def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
+    """Play a case.
+
+    Parameters
+    ----------
+    case
+        What is to happen.
+    counts
+        Counts to go on with.
+
+    Returns
+    -------
+    Counter
+        How many tasks, events of each kind, and so on, there were.
+
+    Raises
+    ------
+    Fault
+        If something does not hold.
+    """
+    counts = Counter() if counts is None else counts
+    counts["cases"] += 1
+    loop = VirtualLoop()
+
+    async def run() -> None:
+        await Cluster(case, counts).play()
+
+    try:
+        with dask.config.set(settings_of(case)), _without_threads():
+            loop.run_until_complete(run())
+    except Known:
+        counts["ended by a known fault of the base"] += 1
+    except AssertionError as error:
+        if _last_function(error) != "_transition_released_waiting":
+            raise
+        # It is asked for a task that depends on one in error
+        counts["ended by a known fault of the base"] += 1
+    finally:
+        loop.close()
+    return counts
+
+
+def quiet() -> None:
+    """Let the scheduler say nothing: workers that come and go are many lines."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
