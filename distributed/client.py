@@ -6,15 +6,9 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from distributed.rootish_explain import Explanation
-    from distributed.rootish_monitor import RootishStatus
-
 
 class Client:
-    def rootish(self) -> RootishStatus | Coroutine[Any, Any, RootishStatus]:
+    def rootish(self) -> Any:
         """Ask the scheduler which task groups are root-ish, and why.
 
         Returns
@@ -36,9 +30,7 @@ class Client:
 
         return self.sync(ask_scheduler, self.scheduler)
 
-    def explain_rootish(
-        self, *collections: Any
-    ) -> Explanation | Coroutine[Any, Any, Explanation]:
+    def explain_rootish(self, *collections: Any) -> Any:
         """Tell which groups of a computation will be root-ish on this cluster, and why.
 
         Nothing is run. The settings are those of this process.

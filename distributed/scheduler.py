@@ -73,22 +73,15 @@ class SchedulerState:
 
 class Scheduler:
     async def remove_worker(
-        self,
-        address: str,
-        *,
-        stimulus_id: str,
-        expected: bool = False,
-        close: bool = True,
-    ) -> str:
+        self, address: str, *, stimulus_id: str, **kwargs: Any
+    ) -> Literal[OK, already - removed]:
         """Remove a worker, and give queued tasks to the threads that this frees.
 
-        Tasks on other workers are taken back if they need data that is lost with this
-        one. If nothing is left on those that could end, nothing else would ever ask
-        the queue for more.
+        Others may have worked for data that is lost with it; then nothing else would
+        ever ask the queue for more.
         """
         answer = await self._remove_worker_any(
-            address, stimulus_id=stimulus_id, expected=expected, close=close
+            address, stimulus_id=stimulus_id, **kwargs
         )
-        if answer == "OK":
-            self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         return answer

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from continuous_integration.upstream.git import run_git
+from continuous_integration.upstream.partial_pages import merge_page, read_pieces
 
 #: Where a checkout comes from.
 URL = "https://github.com/dask/distributed"
@@ -23,6 +24,9 @@ SETTINGS = ("conftest.py", "pyproject.toml")
 
 #: What else tests read, if the checkout has it.
 _ALSO_READ = ("docs/source/prometheus.rst",)
+
+#: The parts of upstream's pages that are ours.
+PAGES = Path(__file__).with_name("docs")
 
 
 class _GitError(Exception):
@@ -206,3 +210,29 @@ def laid_out(checkout: Checkout, sites: Sequence[Path]) -> Iterator[None]:
             with zipfile.ZipFile(io.BytesIO(archive)) as file:
                 file.extractall(site)
         yield
+
+
+def document(site: Path, parts: Path = PAGES) -> None:
+    """Let the pages that tests read say what the fork has them say.
+
+    A test compares the metrics with the page that lists them, and the fork brings its
+    own.
+
+    Parameters
+    ----------
+    site
+        Folder of the fork, with the tests beside it.
+    parts
+        Folder with the parts of pages that are ours.
+
+    Raises
+    ------
+    ForkError
+        If a part does not fit the page.
+    """
+    for name in _ALSO_READ:
+        page, part = site / name, parts / PurePosixPath(name).name
+        if page.exists() and part.exists():
+            pieces = read_pieces(part.read_text(encoding="utf-8"), part.name)
+            text = merge_page(name, page.read_text(encoding="utf-8"), pieces)
+            page.write_text(text, encoding="utf-8")

@@ -19,13 +19,13 @@ from continuous_integration.fork.project import (
 )
 from continuous_integration.fork.report import FileDifference
 from continuous_integration.upstream import contribution, linters
+from continuous_integration.upstream.checkout import PAGES
 from continuous_integration.upstream.description import describe
 from continuous_integration.upstream.git import run_git
 
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Our partial pages of documentation
-PAGES = Path(__file__).with_name("docs")
 
 #: What upstream's repository has, and this project's does not
 MARKS = ("distributed/__init__.py", "distributed/scheduler.py", "pyproject.toml")

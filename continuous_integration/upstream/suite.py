@@ -43,6 +43,7 @@ from continuous_integration.fork.project import read_project
 from continuous_integration.upstream.checkout import (
     Checkout,
     clone,
+    document,
     laid_out,
     open_checkout,
 )
@@ -411,6 +412,7 @@ def _test(
 
         identity = " ".join((checkout.commit, *options))
         with laid_out(checkout, list(sites.values())):
+            document(sites["fork"])
             results = run_all(contenders, modules, identity, repeats, run)
     _conclude(results, checkout, contenders, options, output, logs)
 

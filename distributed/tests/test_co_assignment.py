@@ -241,7 +241,7 @@ def fake(
 ) -> Any:
     """A task as far as the queue looks at it."""
     types = {} if output is None else {"bytes": 1}
-    group = Fake(_types=types, nbytes_total=output or 0)
+    group = Fake(_types=types, _size=1, nbytes_total=output or 0)
     return Fake(
         key=("load", graph, n),
         state="queued",

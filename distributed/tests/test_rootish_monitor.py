@@ -30,7 +30,7 @@ from distributed.rootish_monitor import (
     RootishStatus,
 )
 from distributed.scheduler import TaskState
-from distributed.tests.rootish_utils import MIB, TWO_WORKERS, policy_cluster, slots
+from distributed.tests.rootish_utils import MIB, policy_cluster, slots
 from distributed.utils_test import (
     async_poll_for,
     captured_logger,
@@ -476,19 +476,16 @@ async def test_warning_of_a_group_for_each_file(
     """What counts is what goes by one name."""
     with captured_logger("distributed.rootish_monitor") as log:
         event = Event()
-        futures = [
-            c.submit(
-                load_first,
-                event,
-                i,
-                MANY,
-                key=(f"load_first-{tokenize(i)}", 0),
-                workers=[a.address, b.address],
-            )
-            for i in range(20)
-        ]
+
+        def submit(i: int) -> Any:
+            key = (f"load_first-{tokenize(i)}", 0)
+            workers = [a.address, b.address]
+            return c.submit(load_first, event, i, MANY, key=key, workers=workers)
+
+        futures = [submit(i) for i in range(MANY)]
+        await wait(futures)
+        futures += [submit(i) for i in range(MANY, 20)]
         await async_poll_for(lambda: len(s.tasks) == 20, timeout=10)
-        await wait(futures[:MANY])
         assert len(s.task_groups) == 20
         small_cluster(s).check()
         assert "20.00 MiB" in log.getvalue()
@@ -520,7 +517,7 @@ async def test_bad_interval(interval: Any) -> None:
             pass
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS, config={INTERVAL: "1h"})
+@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h"})
 async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:

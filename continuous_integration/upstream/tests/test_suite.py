@@ -127,7 +127,7 @@ def test_second():
 def test_third():
     pass
 """,
-    "docs/source/prometheus.rst": "",
+    "docs/source/prometheus.rst": "Work-stealing metrics\n" + 30 * "-" + "\n\nSome.\n",
     "docs/source/other.rst": "",
     "distributed/comm/tests/__init__.py": "",
     "distributed/comm/tests/data.bin": "data",
@@ -838,6 +838,21 @@ def test_only_what_is_committed_counts(tmp_path: Path) -> None:
     with checkout.laid_out(found, [site]):
         assert (site / found.modules[0]).read_text() == HALF
     assert not (site / found.modules[0]).exists()
+
+
+def test_pages_that_tests_read(tmp_path: Path) -> None:
+    """They say of the fork what the fork has them say."""
+    page = tmp_path / "site" / "docs" / "source" / "prometheus.rst"
+    # There may be no such page
+    checkout.document(tmp_path / "site")
+    page.parent.mkdir(parents=True)
+    page.write_text("Metrics\n-------\n\ndask_one\n    Theirs\n")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / page.name).write_text(".. section: Metrics\n\ndask_two\n    Ours\n")
+    checkout.document(tmp_path / "site", parts)
+    lines = page.read_text().splitlines()
+    assert lines.index("dask_one") < lines.index("dask_two")
 
 
 def test_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

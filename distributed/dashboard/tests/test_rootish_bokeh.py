@@ -24,7 +24,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 from distributed.worker import Worker
 
-TWO_WORKERS = [("127.0.0.1", 1)] * 2
+TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
 #: Two for each thread
 SLOTS = 4
 TASKS = 20
@@ -64,7 +64,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def looks(monkeypatch) -> list[RootishMonitor]:
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[RootishMonitor]:
     """Get an element whenever the extension is asked."""
     asked = []
     status = RootishMonitor.status

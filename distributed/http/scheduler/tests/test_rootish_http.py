@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("prometheus_client")
@@ -14,7 +16,7 @@ from distributed.rootish import make_policy
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 
-TWO_WORKERS = [("127.0.0.1", 1)] * 2
+TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
 #: Two for each thread
 SLOTS = 4
 TASKS = 20
