@@ -74,7 +74,7 @@ class SchedulerState:
 class Scheduler:
     async def remove_worker(
         self, address: str, *, stimulus_id: str, **kwargs: Any
-    ) -> Literal[OK, already - removed]:
+    ) -> str:
         """Remove a worker, and give queued tasks to the threads that this frees.
 
         Others may have worked for data that is lost with it; then nothing else would
