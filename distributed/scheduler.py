@@ -30,19 +30,15 @@ class SchedulerState:
         self.queued = make_queue(self)
 
     def is_rootish(self, ts: TaskState) -> bool:
-        """Whether ``ts`` is held back until a thread is free for it.
-
-        See Also
-        --------
-        distributed.rootish
-        """
+        """Whether ``ts`` is held back for a free thread; see `distributed.rootish`."""
         return self.rootish_policy.is_rootish(ts)
 
     def _transition_queued_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Give a queued task to a worker.
 
         A task may be queued before anything is known of what its group brings in. If
-        that turned out to be little, it goes where its inputs are.
+        that turned out to be little, it goes where its inputs are. If it takes no slot
+        there, the one that was free is for the next task.
         """
         ts = self.tasks[key]
         queue = self.queued
@@ -52,8 +48,12 @@ class SchedulerState:
             ws = self.decide_worker_non_rootish(ts) or ws
         if ws is None:
             return self._transition_queued_processing_any(key, stimulus_id)
+        full = ws not in self.idle_task_count
         queue.discard(ts)
-        return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+        recs_msgs = self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+        if full and queue and self.idle_task_count:
+            recs_msgs[0][queue.peek().key] = "processing"
+        return recs_msgs
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
         """Pick a worker for a task that is not root-ish, beside the inputs that matter.

@@ -116,6 +116,30 @@ def test_submitted_again_while_its_block_is_left() -> None:
 
 
 @pytest.mark.parametrize("co_assignment", [True, False])
+def test_task_leaves_the_queue_for_a_worker_that_is_full(co_assignment: bool) -> None:
+    """The slot for which it was taken out goes to the next one.
+
+    It is no loader after all, and its input is on a worker that has no thread free.
+    """
+    play(
+        Case(
+            graphs=(
+                Graph(
+                    layers=(
+                        Layer(size=2, nbytes=2**16),
+                        Layer(size=7, uses=((0, "pair"),)),
+                        Layer(size=6, uses=((0, "one"),)),
+                    )
+                ),
+            ),
+            steps=(("submit", 0, 0),),
+            threads=(1, 1),
+            co_assignment=co_assignment,
+        )
+    )
+
+
+@pytest.mark.parametrize("co_assignment", [True, False])
 @pytest.mark.parametrize("event", ["die", "leave"])
 def test_worker_that_goes_takes_all_work_with_it(
     event: str, co_assignment: bool
