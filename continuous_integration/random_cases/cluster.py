@@ -63,7 +63,9 @@ class Known(Exception):
     Input in error
         When several tasks have failed, and a worker dies or one of them is tried again,
         the base may ask for a task of which an input is still in error: its own
-        validation fails, or the task is left behind, wanted.
+        validation fails, or the task is left behind, wanted. Or a task that is run
+        again keeps the blame; when its graph is submitted again, that ends what needs
+        it.
     Scattered data lost
         The base still counts on the worker that was to fetch them, for a task that is
         forgotten: its validation finds the worker's `needs_what`, or its occupancy, to
@@ -784,6 +786,8 @@ class Cluster:
         s = self.scheduler
         queued = set()
         for ts in s.tasks.values():
+            if ts.exception_blame and ts.state not in ("erred", "released"):
+                raise Known
             if ts.state == "queued":
                 queued.add(ts)
                 if ts.actor or not ts._queueable or not self.queues:
