@@ -74,9 +74,14 @@ def main(cases: int, first: int, seconds: float) -> None:
         try:
             play(case, counts)
         except Exception as error:
+            _report(counts, start)
             click.echo(f"Case {number} fails: {type(error).__name__}: {error}"[:1000])
             click.echo(script(shrink(case, _Fails(_kind(error)))))
             sys.exit(1)
+    _report(counts, start)
+
+
+def _report(counts: Counter[str], start: float) -> None:
     counts["stranded"] += 0
     for name, count in sorted(counts.items()):
         click.echo(f"{count:>12,}  {name}")

@@ -63,7 +63,9 @@ class Known(Exception):
     Input in error
         When several tasks have failed, and a worker dies or one of them is tried again,
         the base may ask for a task of which an input is still in error: its own
-        validation fails, or the task is left behind, wanted.
+        validation fails, or the task is left behind, wanted. Or a task that is run
+        again keeps the blame; when its graph is submitted again, that ends what needs
+        it.
     Scattered data lost
         The base still counts on the worker that was to fetch them, for a task that is
         forgotten: its validation finds the worker's `needs_what`, or its occupancy, to
@@ -768,8 +770,14 @@ class Cluster:
         try:
             s.validate_state()
         except AssertionError as e:
+            # A message may be a tuple
+            [*args] = e.args[0] if e.args and isinstance(e.args[0], tuple) else e.args
             line = traceback.extract_tb(e.__traceback__)[-1].line or ""
             if self.lost_data and ("needs_what" in line or "occupancy" in line):
+                raise Known from None
+            failed = any(ts.exception_blame for ts in s.tasks.values())
+            if failed and "waiting on released dep" in args[:1]:
+                # For it is not run, since an input of its own is in error
                 raise Known from None
             raise Fault(
                 f"after {self.event}: the scheduler's own validation: {e}"
@@ -784,6 +792,8 @@ class Cluster:
         s = self.scheduler
         queued = set()
         for ts in s.tasks.values():
+            if ts.exception_blame and ts.state not in ("erred", "released"):
+                raise Known
             if ts.state == "queued":
                 queued.add(ts)
                 if ts.actor or not ts._queueable or not self.queues:
