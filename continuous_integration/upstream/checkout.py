@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from continuous_integration.upstream.git import run_git
-from continuous_integration.upstream.partial_pages import merge_page, read_pieces
+from continuous_integration.upstream.partial_pages import bring_up_to_date
 
 #: Where a checkout comes from.
 URL = "https://github.com/dask/distributed"
@@ -233,6 +233,5 @@ def document(site: Path, parts: Path = PAGES) -> None:
     for name in _ALSO_READ:
         page, part = site / name, parts / PurePosixPath(name).name
         if page.exists() and part.exists():
-            pieces = read_pieces(part.read_text(encoding="utf-8"), part.name)
-            text = merge_page(name, page.read_text(encoding="utf-8"), pieces)
+            text = bring_up_to_date(name, page.read_text(encoding="utf-8"), part)
             page.write_text(text, encoding="utf-8")

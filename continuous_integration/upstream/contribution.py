@@ -12,7 +12,7 @@ from continuous_integration.fork import ForkError
 from continuous_integration.fork.base import Base
 from continuous_integration.fork.syntax import Source, find
 from continuous_integration.fork.tree import fork_files, regressions
-from continuous_integration.upstream.partial_pages import merge_page, read_pieces
+from continuous_integration.upstream.partial_pages import bring_up_to_date
 
 #: Files of ours, or single definitions in them, that upstream does not need, and why
 LEFT_OUT = {
@@ -91,8 +91,8 @@ def pages(folder: Path, base: Base) -> dict[str, bytes]:
         path = f"{PAGES}/{partial.name}"
         if path not in base.paths:
             raise ForkError(f"{path}: upstream has no such page")
-        pieces = read_pieces(partial.read_text(encoding="utf-8"), partial.name)
-        files[path] = merge_page(path, base.text(path), pieces).encode("utf-8")
+        text = bring_up_to_date(path, base.text(path), partial)
+        files[path] = text.encode("utf-8")
     return files
 
 

@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from continuous_integration.fork import ForkError
@@ -112,6 +113,28 @@ def read_pieces(text: str, path: str) -> list[Piece]:
     if not pieces:
         raise ForkError(f"{path}: says of no text where it goes")
     return pieces
+
+
+def bring_up_to_date(path: str, page: str, part: Path) -> str:
+    """Bring a page up to date with a partial page that is a file.
+
+    Parameters
+    ----------
+    path
+        Of the page, for messages
+    page
+        Its text
+    part
+        The partial page
+
+    Raises
+    ------
+    ForkError
+        If the part is not in order, or does not fit the page
+    """
+    return merge_page(
+        path, page, read_pieces(part.read_text(encoding="utf-8"), part.name)
+    )
 
 
 def merge_page(path: str, page: str, pieces: Sequence[Piece]) -> str:

@@ -25,8 +25,6 @@ from continuous_integration.upstream.git import run_git
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Our partial pages of documentation
-
 #: What upstream's repository has, and this project's does not
 MARKS = ("distributed/__init__.py", "distributed/scheduler.py", "pyproject.toml")
 
