@@ -244,8 +244,8 @@ class _Silence:
         self._over.set()
 
 
-class _Mailbox:
-    """Takes the place of ``BatchedSend``: keeps messages for the simulation."""
+class Mailbox:
+    """Takes the place of ``BatchedSend``: keeps messages until they are taken."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -254,6 +254,7 @@ class _Mailbox:
         self.messages.extend(messages)
 
     def take(self) -> list[dict[str, Any]]:
+        """Return what has come since."""
         messages, self.messages = self.messages, []
         return messages
 
@@ -273,7 +274,7 @@ class _Worker:
 
     address: str
     threads: int
-    mailbox: _Mailbox
+    mailbox: Mailbox
     data: set[Key] = field(default_factory=set)
     ready: list[tuple[Any, int, dict[str, Any]]] = field(default_factory=list)
     busy: int = 0
@@ -302,7 +303,7 @@ class Simulation:
         self.graph = graph
         self.meter = meter
         self.workers: dict[str, _Worker] = {}
-        self.client = _Mailbox()
+        self.client = Mailbox()
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.count = itertools.count()
@@ -350,7 +351,7 @@ class Simulation:
             while address not in scheduler.stream_comms:
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
-            mailbox = _Mailbox()
+            mailbox = Mailbox()
             scheduler.stream_comms[address] = mailbox
             self.workers[address] = _Worker(address, threads, mailbox)
         comm = _Silence()
@@ -375,8 +376,8 @@ class Simulation:
 
         expression = LLGExpr(self.graph.tasks)
         # As from a client, but the graph itself stays here: nobody unpickles it.
-        _Hidden.content[0] = expression
-        header, frames = serialize(_Hidden(0), serializers=["pickle"])
+        Hidden.content = expression
+        header, frames = serialize(Hidden(), serializers=["pickle"])
         order = dask.order.order(self.graph.tasks)
         keys = set(self.graph.outputs)
         with self.meter():
@@ -388,7 +389,7 @@ class Simulation:
                 submitting_task=None,
                 span_metadata={"collections": []},
             )
-        _Hidden.content.clear()
+        Hidden.content = None
         self.deliver()
 
     def run(self) -> None:
@@ -501,20 +502,17 @@ class Simulation:
             )
 
 
-class _Hidden:
+class Hidden:
     """Pickles to next to nothing, and unpickles to what is in ``content``."""
 
-    content: dict[int, Any] = {}
-
-    def __init__(self, number: int):
-        self.number = number
+    content: Any = None
 
     def __reduce__(self) -> Any:
-        return _reveal, (self.number,)
+        return _reveal, ()
 
 
-def _reveal(number: int) -> Any:
-    return _Hidden.content[number]
+def _reveal() -> Any:
+    return Hidden.content
 
 
 # Measuring

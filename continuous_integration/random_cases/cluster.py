@@ -32,6 +32,7 @@ from unittest.mock import patch
 import dask
 
 import distributed.scheduler
+from continuous_integration.benchmarks.scheduler_cost import Hidden, Mailbox
 from continuous_integration.random_cases.cases import (
     ALWAYS,
     NCLIENTS,
@@ -99,30 +100,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-class Mailbox:
-    """Takes the place of ``BatchedSend``."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-
-    def send(self, *messages: dict[str, Any]) -> None:
-        self.messages.extend(messages)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Return what has come since."""
-        messages, self.messages = self.messages, []
-        return messages
-
-    def closed(self) -> bool:
-        return False
-
-    def abort(self) -> None:
-        pass
-
-    async def close(self, timeout: Any = None) -> None:
-        pass
-
-
 class _Registered(Exception):
     """The scheduler has answered a worker that registers."""
 
@@ -144,19 +121,6 @@ class _Scheduler(Scheduler):
 
     async def _stop_services(self) -> None:
         pass
-
-
-class _Hidden:
-    """Pickles to next to nothing, and unpickles to what is in ``content``."""
-
-    content: Any = None
-
-    def __reduce__(self) -> Any:
-        return _reveal, ()
-
-
-def _reveal() -> Any:
-    return _Hidden.content
 
 
 # -- The cluster ---------------------------------------------------------------------
@@ -354,8 +318,8 @@ class Cluster:
         self.counts["tasks"] += len(plan.tasks)
         for key in plan.outputs:
             self.told[name][key] = "pending"
-        _Hidden.content = plan
-        header, frames = serialize(_Hidden(), serializers=["pickle"])
+        Hidden.content = plan
+        header, frames = serialize(Hidden(), serializers=["pickle"])
         await self.scheduler.update_graph(
             client=name,
             expr_ser=Serialized(header, frames),
