@@ -46,7 +46,12 @@ from distributed.rootish import (
     UNTHROTTLED,
     Verdict,
 )
-from distributed.rootish_monitor import CHUNKS_PER_SLOT, SMALL, count_slots
+from distributed.rootish_monitor import (
+    CHUNKS_PER_SLOT,
+    SMALL,
+    chunks_let_through,
+    count_slots,
+)
 from distributed.rootish_tables import html_table, text_table
 from distributed.scheduler import (
     SchedulerState,
@@ -207,9 +212,8 @@ class Explanation:
             if group.brings_data and not (queue and group.verdicts[policy].rootish)
         ]
         # There can be one for each file
-        slots = sum(self.nthreads) if self.slots is None else self.slots
-        too_many = sum(group.tasks for group in groups) > _bound(slots)
-        return groups if too_many else []
+        bound = chunks_let_through(self.slots, sum(self.nthreads))
+        return groups if sum(group.tasks for group in groups) > bound else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""

@@ -102,6 +102,19 @@ def count_slots(state: SchedulerState) -> int | None:
     )
 
 
+def chunks_let_through(slots: int | None, nthreads: int) -> int:
+    """Return how many chunks would be in memory at once if all loading were held back.
+
+    Parameters
+    ----------
+    slots
+        Root-ish tasks that the workers are given at once, None if there is no queue.
+    nthreads
+        Number of threads of all workers; without a queue, one counts as a slot.
+    """
+    return CHUNKS_PER_SLOT * (nthreads if slots is None else slots)
+
+
 @dataclass(frozen=True)
 class GroupStatus:
     """What the scheduler has decided of a task group, and how far it is.
@@ -204,9 +217,8 @@ class RootishStatus:
             for group in self.groups
             if group.brings_data and not (group.rootish and self.slots is not None)
         ]
-        slots = self.nthreads if self.slots is None else self.slots
-        too_many = sum(group.tasks for group in groups) > CHUNKS_PER_SLOT * slots
-        return groups if too_many else []
+        bound = chunks_let_through(self.slots, self.nthreads)
+        return groups if sum(group.tasks for group in groups) > bound else []
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
@@ -335,8 +347,7 @@ class RootishMonitor:
             return
         if monotonic() < self._warned_at + self._warning_interval:
             return
-        slots = count_slots(state)
-        bound = CHUNKS_PER_SLOT * (state.total_nthreads if slots is None else slots)
+        bound = chunks_let_through(count_slots(state), state.total_nthreads)
         sent: Counter[str] = Counter()
         waiting: Counter[str] = Counter()
         examples: dict[str, TaskGroup] = {}
