@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, TaskStateState
 
 #: Two workers with one thread each: with the default saturation two slots on each.
-TWO_WORKERS = [("127.0.0.1", 1)] * 2
+TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
 
 #: Clusters on which every shape of graph is tried, workers x threads.
 CLUSTERS = {"4x1": [("127.0.0.1", 1)] * 4, "2x2": [("127.0.0.1", 2)] * 2}

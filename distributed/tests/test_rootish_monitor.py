@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import dask.array as da
@@ -76,7 +77,6 @@ def loads(n: int = 20) -> list[Any]:
 async def test_status(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     futures = c.compute([delayed(size)(chunk) for chunk in loads()])
     await wait(futures)
-    # The loads are done with, but their results' tasks depend on nothing else
     status = await c.rootish()
     assert status.policy == "producers"
     assert status.nthreads == 2
@@ -334,38 +334,39 @@ def small_cluster(s: Scheduler, nbytes: int = 8 * MIB) -> RootishMonitor:
     return monitor
 
 
-async def half_loaded(c: Client, event: Event, **kwargs: Any) -> list[Any]:
-    """Load 20 chunks of 1 MiB: return when half of them are in memory."""
+@contextlib.asynccontextmanager
+async def half_loaded(c: Client, **kwargs: Any) -> AsyncIterator[None]:
+    """Load 20 chunks of 1 MiB: half of them before the block, the others behind it."""
+    event = Event()
     futures = c.map(load_first, [event] * 20, range(20), n=MANY, **kwargs)
     await wait(futures[:MANY])
-    return futures
+    yield
+    await event.set()
+    await wait(futures)
 
 
 @policy_cluster(far=False)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
-        event = Event()
         monitor = small_cluster(s)
-        futures = await half_loaded(c, event, workers=[a.address, b.address])
-        [group] = s.task_groups.values()
-        assert group.rootish_facts.verdict is RESTRICTED
-        assert not s.queued
-        monitor.check()
-        [line] = log.getvalue().splitlines()
-        assert repr(group.name) in line
-        assert "20.00 MiB" in line
-        assert "8.00 MiB" in line
-        assert "(restricted)" in line
-        assert HINTS[RESTRICTED] in line
-        assert INTERVAL in line
-        # Not again and again
-        monitor.check()
-        assert len(log.getvalue().splitlines()) == 1
-        monitor._warned_at -= monitor._warning_interval
-        monitor.check()
-        assert len(log.getvalue().splitlines()) == 2
-        await event.set()
-        await wait(futures)
+        async with half_loaded(c, workers=[a.address, b.address]):
+            [group] = s.task_groups.values()
+            assert group.rootish_facts.verdict is RESTRICTED
+            assert not s.queued
+            monitor.check()
+            [line] = log.getvalue().splitlines()
+            assert repr(group.name) in line
+            assert "20.00 MiB" in line
+            assert "8.00 MiB" in line
+            assert "(restricted)" in line
+            assert HINTS[RESTRICTED] in line
+            assert INTERVAL in line
+            # Not again and again
+            monitor.check()
+            assert len(log.getvalue().splitlines()) == 1
+            monitor._warned_at -= monitor._warning_interval
+            monitor.check()
+            assert len(log.getvalue().splitlines()) == 2
         # Too late to do anything about it
         monitor._warned_at -= monitor._warning_interval
         monitor.check()
@@ -377,14 +378,11 @@ async def test_no_warning_where_it_fits(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
-        event = Event()
-        futures = await half_loaded(c, event, workers=[a.address, b.address])
-        small_cluster(s, 32 * MIB).check()
-        # No limit is no limit
-        small_cluster(s, 0).check()
-        assert not log.getvalue()
-        await event.set()
-        await wait(futures)
+        async with half_loaded(c, workers=[a.address, b.address]):
+            small_cluster(s, 32 * MIB).check()
+            # No limit is no limit
+            small_cluster(s, 0).check()
+            assert not log.getvalue()
 
 
 @policy_cluster(far=False)
@@ -413,13 +411,10 @@ async def test_no_warning_of_what_is_queued(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
-        event = Event()
-        futures = await half_loaded(c, event)
-        assert s.queued
-        small_cluster(s, 2 * MIB).check()
-        assert not log.getvalue()
-        await event.set()
-        await wait(futures)
+        async with half_loaded(c):
+            assert s.queued
+            small_cluster(s, 2 * MIB).check()
+            assert not log.getvalue()
 
 
 @policy_cluster(
@@ -429,12 +424,9 @@ async def test_warning_without_a_queue(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     with captured_logger("distributed.rootish_monitor") as log:
-        event = Event()
-        futures = await half_loaded(c, event)
-        small_cluster(s).check()
-        assert "`distributed.scheduler.worker-saturation` to 1.1" in log.getvalue()
-        await event.set()
-        await wait(futures)
+        async with half_loaded(c):
+            small_cluster(s).check()
+            assert "`distributed.scheduler.worker-saturation` to 1.1" in log.getvalue()
 
 
 def stretch(chunk: bytes, event: Event, i: int) -> bytes:
@@ -523,11 +515,7 @@ async def test_warned_by_the_clock(
 ) -> None:
     """Nobody has to ask for a warning."""
     with captured_logger("distributed.rootish_monitor") as log:
-        event = Event()
         small_cluster(s)
-        futures = await half_loaded(c, event, workers=[a.address, b.address])
-        await async_poll_for(lambda: bool(log.getvalue()), timeout=10)
-        assert len(log.getvalue().splitlines()) == 1
-        await event.set()
-        await wait(futures)
-        await asyncio.sleep(0)
+        async with half_loaded(c, workers=[a.address, b.address]):
+            await async_poll_for(lambda: bool(log.getvalue()), timeout=10)
+            assert len(log.getvalue().splitlines()) == 1

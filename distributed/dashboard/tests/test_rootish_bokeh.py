@@ -21,10 +21,10 @@ from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
 from distributed.rootish_monitor import CHUNKS_PER_SLOT, RootishMonitor
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
+from distributed.tests.rootish_utils import TWO_WORKERS
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 from distributed.worker import Worker
 
-TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
 #: Two for each thread
 SLOTS = 4
 TASKS = 20

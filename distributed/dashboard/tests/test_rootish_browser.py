@@ -10,9 +10,9 @@ from playwright.async_api import expect
 from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Event, wait
+from distributed.tests.rootish_utils import TWO_WORKERS
 from distributed.utils_test import gen_cluster, inc
 
-TWO_WORKERS = [("127.0.0.1", 1)] * 2
 #: Two for each thread
 SLOTS = 4
 TASKS = 20

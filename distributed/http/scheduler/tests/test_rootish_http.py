@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 pytest.importorskip("prometheus_client")
@@ -14,9 +12,9 @@ from tornado.httpclient import AsyncHTTPClient
 from distributed import Event, wait
 from distributed.rootish import make_policy
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
+from distributed.tests.rootish_utils import TWO_WORKERS
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 
-TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
 #: Two for each thread
 SLOTS = 4
 TASKS = 20
