@@ -431,7 +431,7 @@ def cost(
     Each pair of runs gives a ratio; the table has their geometric mean and its 95 %
     confidence interval.
     """
-    from continuous_integration.benchmarks.scheduler_cost import GRAPHS
+    from continuous_integration.benchmarks.graphs import GRAPHS
 
     for graph in graphs:
         if graph not in GRAPHS:

@@ -94,7 +94,14 @@ def source_identity() -> str:
 def measuring_identity() -> str:
     """Return a short hash of what measures: results of another are not comparable."""
     folder = Path(__file__).parent
-    names = ("computations.py", "measure.py", "scheduler_cost.py", "workloads.py")
+    names = (
+        "computations.py",
+        "graphs.py",
+        "measure.py",
+        "scheduler_cost.py",
+        "simulation.py",
+        "workloads.py",
+    )
     return _hash({name: (folder / name).read_bytes() for name in names})
 
 

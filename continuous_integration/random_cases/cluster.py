@@ -32,7 +32,7 @@ from unittest.mock import patch
 import dask
 
 import distributed.scheduler
-from continuous_integration.benchmarks.scheduler_cost import Hidden, Mailbox
+from continuous_integration.benchmarks.simulation import Hidden, Mailbox
 from continuous_integration.random_cases.cases import (
     ALWAYS,
     NCLIENTS,

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from continuous_integration.benchmarks import compare, environments, scheduler_cost
 from continuous_integration.benchmarks.__main__ import main
+from continuous_integration.benchmarks.graphs import GRAPHS
 from continuous_integration.benchmarks.measure import (
     POLICIES,
     fingerprint,
@@ -28,6 +29,7 @@ from continuous_integration.benchmarks.measure import (
     thin,
     without_marks,
 )
+from continuous_integration.benchmarks.simulation import Cluster, Simulation
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
     LIMITS,
@@ -136,7 +138,7 @@ def test_policies(policy: str, tmp_path: Path) -> None:
 
 
 def test_without_marks() -> None:
-    graph = scheduler_cost.GRAPHS["files"](100, 4, True).tasks
+    graph = GRAPHS["files"](100, 4, True).tasks
     assert any(task.data_producer for task in graph.values())
     with without_marks():
         assert not any(task.data_producer for task in graph.values())
@@ -594,7 +596,7 @@ def test_identity_follows_the_source(
 
 
 @pytest.mark.parametrize("marks", [True, False])
-@pytest.mark.parametrize("name", scheduler_cost.GRAPHS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_cost(name: str, marks: bool) -> None:
     figures = asyncio.run(
         scheduler_cost.run(
@@ -620,9 +622,9 @@ def test_simulation_is_deterministic() -> None:
 
 
 def test_simulation_notices_a_standstill() -> None:
-    graph = scheduler_cost.GRAPHS["files"](100, 4, True)
+    graph = GRAPHS["files"](100, 4, True)
     scheduler: Any = SimpleNamespace(queued=[])
-    simulation = scheduler_cost.Simulation(scheduler, graph, lambda: None)
+    simulation = Simulation(scheduler, graph, Cluster(2, 1), lambda: None)
     with pytest.raises(RuntimeError, match="stands still: 1 of 1"):
         simulation.run()
 
