@@ -16,7 +16,10 @@ import click
 from continuous_integration.benchmarks import compare as comparing
 
 # Registers its workloads
-from continuous_integration.benchmarks import computations  # noqa: F401
+from continuous_integration.benchmarks import (
+    computations,  # noqa: F401
+    scale,
+)
 from continuous_integration.benchmarks.environments import (
     Environment,
     environments,
@@ -452,7 +455,7 @@ def cost(
         for graph in graphs
         for switch in switches
     ]
-    batches = comparing.turns(contenders, f"{PACKAGE}.scheduler_cost", variants, pairs)
+    batches = comparing.turns(contenders, f"{PACKAGE}.simulation", variants, pairs)
     jobs = [job for batch in batches for job in batch]
     records = execute_visibly(
         batches,
@@ -515,6 +518,10 @@ def cost(
         raise click.ClickException(
             f"the upper end of an interval is {worst:.4f}, more than {limit:g}"
         )
+
+
+main.add_command(scale.command)
+main.add_command(scale.check)
 
 
 if __name__ == "__main__":

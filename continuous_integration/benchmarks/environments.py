@@ -98,7 +98,6 @@ def measuring_identity() -> str:
         "computations.py",
         "graphs.py",
         "measure.py",
-        "scheduler_cost.py",
         "simulation.py",
         "workloads.py",
     )

@@ -200,3 +200,70 @@ def plot_deals(deals: Sequence[Deal], width: int, path: Path) -> None:
         fontsize=8,
     )
     _save(figure, path)
+
+
+class Line(NamedTuple):
+    """What a contender gave, against what grows.
+
+    Attributes
+    ----------
+    contender
+        Its name.
+    points
+        Pairs (size, figure).
+    """
+
+    contender: str
+    points: Sequence[tuple[float, float]]
+
+
+def plot_lines(lines: Sequence[tuple[str, str, Line]], label: str, path: Path) -> None:
+    """Draw figures against sizes, both logarithmic.
+
+    Parameters
+    ----------
+    lines
+        Row and column of the panel, and what to draw there.
+    label
+        What the figures are.
+    path
+        File to write, PNG.
+    """
+    rows = list(dict.fromkeys(row for row, _, _ in lines))
+    columns = list(dict.fromkeys(column for _, column, _ in lines))
+    contenders = list(dict.fromkeys(line.contender for _, _, line in lines))
+    figure, axes = _figure(
+        2.7 * len(columns) + 0.5,
+        1.9 * len(rows) + 0.6,
+        nrows=len(rows),
+        ncols=len(columns),
+        sharex="col",
+        sharey="row",
+    )
+    for row, column, line in lines:
+        axis = axes[rows.index(row)][columns.index(column)]
+        axis.plot(
+            *zip(*line.points),
+            color=COLOURS[contenders.index(line.contender)],
+            label=line.contender,
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+        )
+    for axis in axes.flat:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.tick_params(labelsize=8)
+        axis.grid(linewidth=0.3)
+    for row, axis in zip(rows, axes[:, 0]):
+        axis.set_ylabel(row, size=9)
+    for column, axis in zip(columns, axes[-1]):
+        axis.set_xlabel(column, size=9)
+    figure.suptitle(label, size=10)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(contenders),
+        fontsize=8,
+    )
+    _save(figure, path)

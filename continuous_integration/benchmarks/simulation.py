@@ -1,32 +1,51 @@
-"""Workers and a client for a real scheduler, in simulated time and without a network.
+"""What a real scheduler costs and does, with workers in simulated time and no network.
 
 A :class:`Simulation` keeps the time of workers that only pretend: they run the tasks
 they are given in the order of priority, fetch what a task needs over a link of their
 own, hold it as long as the scheduler wants, and answer. It is deterministic, so that
-two schedulers which decide alike do exactly the same; and it runs unchanged on the base
-as released and on the fork.
+two schedulers which decide alike do exactly the same.
 
-Workers do not spill, pause or fail, and the scheduler takes no time of theirs: what is
-seen is what its decisions do to memory and the network, not how long it takes for them.
+Workers do not spill, pause or fail, and the active memory manager is off. The CPU time
+is that inside the scheduler's handlers, and nothing else: neither the simulation, nor
+what dask does to materialise, order and unpickle the graph. (Those would be the same
+for every scheduler and hide differences.)
+
+The figures of one run are printed as a JSON object by ``python -m
+continuous_integration.benchmarks.simulation``, which runs unchanged on the base as
+released and on the fork.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import itertools
+import json
+import logging
 import pickle
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import click
+import dask
 import dask.order
+
+from continuous_integration.benchmarks.graphs import GRAPHS, Graph
+from continuous_integration.benchmarks.measure import (
+    POLICIES,
+    policy_setting,
+    without_marks,
+)
 
 if TYPE_CHECKING:
     from dask.typing import Key
 
-    from continuous_integration.benchmarks.graphs import Graph
     from distributed import Scheduler
 
 #: So much is fetched by one request, unless it is one key (bytes).
@@ -47,6 +66,9 @@ class Cluster:
         Of a request for data, in seconds.
     delay : float
         Time that a message takes between the scheduler and a worker, in seconds.
+    busy : float
+        Time that the scheduler is busy with each message of a worker, in seconds.
+        Others wait.
     stealing : float or None
         Seconds between two rounds of work stealing, which is off if it is None.
     """
@@ -56,6 +78,7 @@ class Cluster:
     bandwidth: float = 100e6
     latency: float = 0.001
     delay: float = 0.0
+    busy: float = 0.0
     stealing: float | None = None
 
 
@@ -194,6 +217,8 @@ class Simulation:
         By address.
     queued : int
         Largest number of tasks that were queued at once.
+    nbytes, peak : int
+        Size of all that workers hold, now and at most.
     transfers, moved : int
         Number and bytes of what was fetched from one worker to another.
     """
@@ -213,12 +238,16 @@ class Simulation:
         self.client = Mailbox()
         self.now = 0.0
         self.queued = 0
+        self.nbytes = 0
+        self.peak = 0
         self.transfers = 0
         self.moved = 0
+        #: When the scheduler has dealt with all that it was told
+        self._free = 0.0
         self._outputs = set(graph.outputs)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
-        self._full: list[Worker] = []
+        self._full: deque[Worker] = deque()
         self._type = pickle.dumps(float)
         self._comms: list[_Silence] = []
         self._streams: list[asyncio.Task[Any]] = []
@@ -261,7 +290,7 @@ class Simulation:
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
             worker = Worker(address, self.cluster.threads, Mailbox())
-            worker.mailbox.filled = lambda worker=worker: self._full.append(worker)
+            worker.mailbox.filled = partial(self._full.append, worker)
             scheduler.stream_comms[address] = worker.mailbox
             self.workers[address] = worker
         comm = _Silence()
@@ -346,26 +375,23 @@ class Simulation:
             with self.meter():
                 self.scheduler.stream_handlers[op](worker=worker.address, **message)
 
-        if self.cluster.delay:
-            self._after(self.cluster.delay, arrived)
+        if self.cluster.delay or self.cluster.busy:
+            self._free = self.cluster.busy + max(
+                self._free, self.now + self.cluster.delay
+            )
+            self._after(self._free - self.now, arrived)
         else:
             arrived()
 
     def _deliver(self) -> None:
         """Let workers act on what the scheduler told them, when it has arrived."""
         while self._full:
-            full, self._full = self._full, []
-            for worker in full:
-                messages = worker.mailbox.take()
-                if self.cluster.delay:
-                    self._after(
-                        self.cluster.delay,
-                        lambda worker=worker, messages=messages: self._obey(
-                            worker, messages
-                        ),
-                    )
-                else:
-                    self._obey(worker, messages)
+            worker = self._full.popleft()
+            obey = partial(self._obey, worker, worker.mailbox.take())
+            if self.cluster.delay:
+                self._after(self.cluster.delay, obey)
+            else:
+                obey()
 
     def _balance(self) -> None:
         stealing: Any = self.scheduler.extensions["stealing"]
@@ -404,6 +430,8 @@ class Simulation:
         worker.data[key] = nbytes
         worker.nbytes += nbytes
         worker.peak = max(worker.peak, worker.nbytes)
+        self.nbytes += nbytes
+        self.peak = max(self.peak, self.nbytes)
         if not (key in self._outputs or self.graph.kind(key).apart):
             worker.chunks += nbytes
             worker.peak_chunks = max(worker.peak_chunks, worker.chunks)
@@ -413,6 +441,7 @@ class Simulation:
         nbytes = worker.data.pop(key, None)
         if nbytes is not None:
             worker.nbytes -= nbytes
+            self.nbytes -= nbytes
             if not (key in self._outputs or self.graph.kind(key).apart):
                 worker.chunks -= nbytes
 
@@ -530,3 +559,142 @@ class Simulation:
             status="OK",
             stimulus_id=f"task-finished-{self.now}",
         )
+
+
+# Measuring
+
+
+class Meter:
+    """Sum up CPU time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.calls = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds += time.process_time() - start
+            self.calls += 1
+
+
+async def run(
+    name: str, *, tasks: int, groups: int, marks: bool, cluster: Cluster
+) -> dict[str, Any]:
+    """Compute one graph on simulated workers.
+
+    Parameters
+    ----------
+    name
+        Name of the graph.
+    tasks, groups
+        Size of the graph; it comes as close to them as its shape allows.
+    marks
+        Whether the reads carry the mark of a data producer.
+    cluster
+        What to simulate.
+
+    Returns
+    -------
+    dict
+        ``tasks`` and ``groups`` that the graph has; ``submit``, ``run``, ``release``
+        and their sum ``total``: CPU time per task in microseconds; ``queued``: the
+        largest number of tasks that were queued at once; ``peak``: the most that all
+        workers held, in bytes; ``peak_worker``: the most that one of them did;
+        ``peak_chunks``: that without handles, parts of results, and results;
+        ``transfers``, ``moved``: keys and bytes that were moved;
+        ``makespan``: simulated seconds.
+    """
+    import distributed
+    from distributed import Scheduler
+
+    graph = GRAPHS[name](tasks, groups, marks)
+    count = len(graph.tasks)
+    scheduler = Scheduler(dashboard=False, dashboard_address=":0", validate=False)
+    meters = {phase: Meter() for phase in ("submit", "run", "release")}
+    simulation = Simulation(scheduler, graph, cluster, meters["submit"])
+    await simulation.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        await simulation.submit()
+        number = len(scheduler.task_groups)
+        simulation.meter = meters["run"]
+        simulation.run()
+        simulation.meter = meters["release"]
+        simulation.release()
+    finally:
+        gc.enable()
+        kept = len(scheduler.tasks)
+        await simulation.disconnect()
+        await scheduler.close()
+    if kept:
+        raise RuntimeError(f"the scheduler keeps {kept} tasks of released results")
+    per_task = {phase: m.seconds / count * 1e6 for phase, m in meters.items()}
+    workers = simulation.workers.values()
+    return {
+        "graph": name,
+        "marks": marks,
+        "version": distributed.__version__,
+        "tasks": count,
+        "groups": number,
+        **asdict(cluster),
+        **per_task,
+        "total": sum(per_task.values()),
+        "queued": simulation.queued,
+        "peak": simulation.peak,
+        "peak_worker": max(worker.peak for worker in workers),
+        "peak_chunks": max(worker.peak_chunks for worker in workers),
+        "transfers": simulation.transfers,
+        "moved": simulation.moved,
+        "makespan": simulation.now,
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--graph", "name", type=click.Choice(sorted(GRAPHS)), default="files")
+@click.option("--tasks", default=100_000, type=click.IntRange(1))
+@click.option("--groups", default=1_000, type=click.IntRange(1))
+@click.option("--marks/--no-marks", default=True, help="Whether reads are marked.")
+@click.option("--workers", default=10, type=click.IntRange(1))
+@click.option("--threads", default=2, type=click.IntRange(1))
+@click.option("--bandwidth", default=100e6, help="Of a worker, in bytes per second.")
+@click.option("--latency", default=0.001, help="Of a transfer, in seconds.")
+@click.option("--delay", default=0.0, help="Of a message, in seconds.")
+@click.option("--busy", default=0.0, help="Of the scheduler, a message, in seconds.")
+@click.option("--stealing", type=float, help="Seconds between two rounds of it.")
+@click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has them.")
+def main(
+    name: str,
+    tasks: int,
+    groups: int,
+    marks: bool,
+    policy: str | None,
+    **cluster: Any,
+) -> None:
+    """Compute a graph on simulated workers; print a JSON object."""
+    import distributed
+
+    # Hundreds of workers that come and go would be as many lines
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    config: dict[str, Any] = {}
+    if policy is not None:
+        config = policy_setting(policy, distributed.__version__)
+    with dask.config.set(config), nullcontext() if marks else without_marks():
+        figures = asyncio.run(
+            run(
+                name,
+                tasks=tasks,
+                groups=groups,
+                marks=marks,
+                cluster=Cluster(**cluster),
+            )
+        )
+    click.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

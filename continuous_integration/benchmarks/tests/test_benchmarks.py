@@ -18,7 +18,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from continuous_integration.benchmarks import compare, environments, scheduler_cost
+from continuous_integration.benchmarks import compare, environments
 from continuous_integration.benchmarks.__main__ import main
 from continuous_integration.benchmarks.graphs import GRAPHS
 from continuous_integration.benchmarks.measure import (
@@ -29,7 +29,7 @@ from continuous_integration.benchmarks.measure import (
     thin,
     without_marks,
 )
-from continuous_integration.benchmarks.simulation import Cluster, Simulation
+from continuous_integration.benchmarks.simulation import Cluster, Simulation, run
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
     LIMITS,
@@ -599,9 +599,7 @@ def test_identity_follows_the_source(
 @pytest.mark.parametrize("name", GRAPHS)
 def test_cost(name: str, marks: bool) -> None:
     figures = asyncio.run(
-        scheduler_cost.run(
-            name, tasks=600, groups=20, marks=marks, workers=3, threads=2
-        )
+        run(name, tasks=600, groups=20, marks=marks, cluster=Cluster(3, 2))
     )
     assert figures["tasks"] == pytest.approx(600, rel=0.3)
     assert figures["groups"] == pytest.approx(20, rel=0.3)
@@ -612,9 +610,7 @@ def test_cost(name: str, marks: bool) -> None:
 def test_simulation_is_deterministic() -> None:
     def once() -> dict[str, Any]:
         figures = asyncio.run(
-            scheduler_cost.run(
-                "files", tasks=400, groups=16, marks=True, workers=3, threads=1
-            )
+            run("files", tasks=400, groups=16, marks=True, cluster=Cluster(3, 1))
         )
         return {k: figures[k] for k in ("tasks", "queued", "transfers", "makespan")}
 
