@@ -366,7 +366,9 @@ def check(
     ratios: dict[str, list[float]] = {metric: [] for metric in METRICS}
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [f"{metric}, {how}" for metric in METRICS for how in ("real", "not")]
+        names = [
+            f"{metric}, {how}" for metric in METRICS for how in ("real", "simulated")
+        ]
         writer.writerow(["graph", "workers", "policy", *names])
         for graph, number, policy in itertools.product(graphs, workers, POLICIES):
             with dask.config.set({"distributed.scheduler.rootish-policy": policy}):
@@ -391,11 +393,11 @@ def check(
             writer.writerow(row)
             click.echo(" ".join(f"{cell:>10}" for cell in row))
     for metric, found in ratios.items():
-        found.sort()
-        click.echo(
-            f"{metric}: simulated / real {statistics.median(found):.2f}, from "
-            f"{found[0]:.2f} to {found[-1]:.2f}"
-        )
+        if found:
+            click.echo(
+                f"{metric}: simulated / real {statistics.median(found):.2f}, from "
+                f"{min(found):.2f} to {max(found):.2f}"
+            )
     click.echo(f"written to {output}", err=True)
 
 

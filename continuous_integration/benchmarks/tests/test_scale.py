@@ -1,0 +1,137 @@
+"""The simulation of what grows, and its comparison with workers that are real."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from click.testing import CliRunner
+
+from continuous_integration.benchmarks import scale
+from continuous_integration.benchmarks.__main__ import main
+from continuous_integration.benchmarks.compare import Job
+from continuous_integration.benchmarks.environments import Environment
+from continuous_integration.benchmarks.graphs import GRAPHS
+from continuous_integration.benchmarks.simulation import Cluster, run
+
+SLOW_SCHEDULER = Cluster(20, 2, delay=0.002, busy=0.002, stealing=0.1)
+
+
+def simulate(policy: str, tasks: int, cluster: Cluster = SLOW_SCHEDULER) -> Any:
+    with dask.config.set({"distributed.scheduler.rootish-policy": policy}):
+        return asyncio.run(
+            run("files", tasks=tasks, groups=tasks // 10, marks=False, cluster=cluster)
+        )
+
+
+def test_what_a_worker_holds_does_not_grow_with_the_graph() -> None:
+    """It does where loads are not held back: files are small beside the cluster."""
+    small, large = (simulate("producers", n)["peak_chunks"] for n in (1_000, 4_000))
+    assert large <= 1.2 * small
+    small, large = (simulate("marked", n)["peak_chunks"] for n in (1_000, 4_000))
+    assert large > 2 * small
+
+
+def test_scheduler_that_is_busy_takes_time() -> None:
+    idle, busy = (
+        simulate("producers", 500, Cluster(4, 1, delay=0.002, busy=seconds))
+        for seconds in (0.0, 0.01)
+    )
+    # At least one message for each task
+    assert busy["makespan"] >= busy["tasks"] * 0.01 > idle["makespan"]
+
+
+def test_bytes_are_what_links_carry() -> None:
+    figures = simulate("producers", 500)
+    assert 0 < figures["peak_chunks"] <= figures["peak_worker"] <= figures["peak"]
+    assert figures["moved"] > figures["transfers"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_stealing(name: str) -> None:
+    cluster = Cluster(6, 1, delay=0.002, busy=0.0002, stealing=0.02)
+    figures = asyncio.run(run(name, tasks=300, groups=12, marks=False, cluster=cluster))
+    assert figures["makespan"] > 0
+
+
+def test_sweeps() -> None:
+    sweeps = scale.sweeps(100_000)
+    assert [size.tasks for size in sweeps["tasks, 1,000 workers"]] == [10_000, 100_000]
+    assert [size.groups for size in sweeps["groups"]] == [10, 100, 1_000, 10_000]
+    assert {size.tasks for size in sweeps["workers"]} == {100_000}
+    assert (
+        max(s.tasks for sizes in scale.sweeps(10**6).values() for s in sizes) == 10**6
+    )
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is simulated is in the table, and in the pictures."""
+
+    def environments(names: Sequence[str], *args: object) -> list[Environment]:
+        return [Environment(name, Path(), name) for name in names]
+
+    def execute(
+        batches: Sequence[Sequence[Job]],
+        path: Path,
+        fresh: bool,
+        timeout: float,
+        describe: Callable[[dict[str, Any]], str],
+    ) -> list[dict[str, Any]]:
+        records = []
+        for [job] in batches:
+            record = {
+                **{"graph": "files", "tasks": 10, "groups": 10, "workers": 10},
+                **{"peak_chunks": 2e6, "peak": 3e6, "moved": 0, "total": 100.0},
+                "makespan": 1.0,
+            }
+            assert describe(record)
+            records.append(record)
+        return records
+
+    monkeypatch.setattr(scale, "environments", environments)
+    monkeypatch.setattr(scale, "execute_visibly", execute)
+    output = tmp_path / "scale.csv"
+    options = ["--graph", "files", "--largest", "10000", "--output", str(output)]
+    result = CliRunner().invoke(main, ["scale", *options])
+    assert result.exit_code == 0, result.output
+    head, *rows = csv.reader(output.read_text().splitlines())
+    assert tuple(head) == scale.HEAD
+    sizes = {size for sizes in scale.sweeps(10_000).values() for size in sizes}
+    assert len(rows) == len(sizes) * len(scale.CONTENDERS)
+    assert rows[0][4:] == [scale.CONTENDERS[0], "2.0", "3.0", "0.0", "1.0", "100.0"]
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"scale-peak-chunks.png", "scale-total.png"}
+
+
+def test_command_says_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "environments", lambda *args: [])
+    monkeypatch.setattr(
+        scale, "execute_visibly", lambda *args: [{"error": "out of memory"}]
+    )
+    result = CliRunner().invoke(main, ["scale", "--output", str(tmp_path / "a.csv")])
+    assert result.exit_code == 1
+    message = "Error: 1 runs failed, the first with: out of memory"
+    assert result.output.splitlines()[-1] == message
+
+
+def test_check(tmp_path: Path) -> None:
+    """Real workers hold and move what the simulation says, more or less."""
+    output = tmp_path / "check.csv"
+    options = ["--graph", "fields", "--tasks", "60", "--groups", "10"]
+    options += ["--workers", "1", "--repeats", "1", "--output", str(output)]
+    result = CliRunner().invoke(main, ["scale-check", *options])
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [row["policy"] for row in rows] == ["producers", "marked", "heuristic"]
+    for row in rows:
+        # One worker: nothing is moved; two fields and their product
+        assert row["moved, real"] == row["moved, simulated"] == "0.0"
+        for how in ("real", "simulated"):
+            assert 3 * 2.1 <= float(row[f"peak, {how}"]) <= 60
