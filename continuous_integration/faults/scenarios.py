@@ -1,0 +1,599 @@
+"""The scenarios: what goes wrong, and how it is known that it did.
+
+Nothing here waits for a time: workers wait at gates until what they are to wait for was
+seen by the scheduler, and the scheduler kills at a transition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import operator
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import psutil
+
+from continuous_integration.benchmarks.measure import without_marks
+from continuous_integration.faults import storage
+from continuous_integration.faults.run import (
+    Fault,
+    Recorder,
+    Run,
+    Scenario,
+    Setting,
+    config,
+    is_chunk,
+)
+from continuous_integration.faults.storage import (
+    CHUNKS,
+    FILES,
+    LOOK,
+    MEANWHILE,
+    REPAIRED,
+    STEPS,
+    Blocks,
+    Calm,
+    Chunk,
+    Fails,
+    Notes,
+    Stages,
+    Swells,
+)
+from distributed import Client, Nanny, Scheduler
+from distributed.utils import get_mp_context, silence_logging_cmgr
+
+if TYPE_CHECKING:
+    from distributed.scheduler import TaskState
+
+SCENARIOS: dict[str, Scenario] = {}
+
+_Play = Callable[[Run], Any]
+
+
+def scenario(name: str, **must: int) -> Callable[[_Play], _Play]:
+    """Register the decorated function as a scenario.
+
+    Parameters
+    ----------
+    name
+        Name on the command line.
+    **must
+        What must be seen at least how often, with underscores for blanks.
+    """
+
+    def register(play: _Play) -> _Play:
+        events = {what.replace("_", " "): least for what, least in must.items()}
+        SCENARIOS[name] = Scenario(name, play, events)
+        return play
+
+    return register
+
+
+@scenario("undisturbed", chunks_read=CHUNKS)
+def undisturbed(run: Run) -> Any:
+    """Nothing goes wrong."""
+    with run.cluster():
+        run.submit(Calm(run.notes))
+        result = run.result()
+        run.seen["chunks read"] = run.recorder.loaded.total()
+    return result
+
+
+def reference(setting: Setting) -> Any:
+    """Return the result of an undisturbed run.
+
+    Parameters
+    ----------
+    setting
+        Under what.
+
+    Raises
+    ------
+    Fault
+        If it is not what the files have.
+    """
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        result = undisturbed(Run(setting, Notes(Path(folder))))
+    if not np.array_equal(result, storage.true_result(setting.data)):
+        raise Fault("the result of the undisturbed run is wrong")
+    return result
+
+
+# -- Workers that are killed ---------------------------------------------------------
+
+
+@scenario(
+    "killed-reading", killed_while_reading=3, restarted_by_a_nanny=3, read_again=3
+)
+def killed_reading(run: Run) -> Any:
+    """Three workers are killed while they read, one after the other."""
+    chunks = [Chunk.numbered(n * CHUNKS // 6) for n in (1, 3, 5)]
+    with run.cluster():
+        run.submit(Blocks(run.notes, frozenset(chunks)))
+        for chunk in chunks:
+            pids = partial(run.notes.pids, "blocked", chunk)
+            run.until(f"a worker read {chunk}", pids)
+            [pid] = pids()
+            address = run.address(pid)
+            if address not in run.recorder.removed:
+                _expect_reading(run, chunk, address)
+                psutil.Process(pid).kill()
+            # Else it read two of them when it was killed
+            run.seen["killed while reading"] += 1
+            run.until(
+                "the loss of it was seen",
+                partial(operator.contains, run.recorder.removed, address),
+            )
+            run.notes.open(chunk)
+            _await_workers(run, 2)
+        result = run.result()
+        for chunk in chunks:
+            readers = run.notes.pids("read", chunk)
+            run.seen["read again"] += len(set(readers)) > 1
+        run.seen["restarted by a nanny"] = len(run.recorder.pids) - 2
+    return result
+
+
+def _expect_reading(run: Run, chunk: Chunk, address: str) -> None:
+    """Make sure that the scheduler, too, has a worker read a chunk."""
+
+    def reader(scheduler: Scheduler) -> str | None:
+        ws = scheduler.tasks[chunk.key].processing_on
+        return ws.address if ws else None
+
+    if (known := run.ask(reader)) != address:
+        raise Fault(f"{chunk} is read on {address}, but the scheduler says {known}")
+
+
+def _await_workers(run: Run, number: int, *, after_end: bool = False) -> None:
+    run.until(
+        f"there were {number} workers",
+        lambda: run.ask(lambda scheduler: len(scheduler.workers)) == number,
+        after_end=after_end,
+    )
+
+
+class Killer:
+    """Kill workers when they have brought in chunks that are still needed.
+
+    The scheduler calls it at the transition: nothing has been told to use the
+    chunk yet.
+
+    Parameters
+    ----------
+    counts
+        After so many chunks, one time after the other.
+    everyone
+        Kill not only the worker that brought in the last one.
+    """
+
+    def __init__(self, *counts: int, everyone: bool = False):
+        self.counts = list(counts)
+        self.everyone = everyone
+        self.loads = 0
+        self.killed: list[str] = []
+        #: Chunks that were held by those who were killed, and needed
+        self.lost: list[Any] = []
+        #: Everything else that they held and that was needed
+        self.lost_others = 0
+
+    def __call__(self, scheduler: Scheduler, ts: TaskState) -> None:
+        self.loads += 1
+        [holder] = ts.who_has or [None]
+        if (
+            not self.counts
+            or self.loads < self.counts[0]
+            or holder is None
+            or holder.address in self.killed
+        ):
+            return
+        del self.counts[0]
+        for ws in list(scheduler.workers.values()) if self.everyone else [holder]:
+            if ws.address in self.killed:
+                continue
+            psutil.Process(ws.pid).kill()
+            self.killed.append(ws.address)
+            needed = [t.key for t in ws.has_what if t.waiters or t.who_wants]
+            self.lost += filter(is_chunk, needed)
+            self.lost_others += sum(not is_chunk(key) for key in needed)
+
+
+def _killed_holding(run: Run, killer: Killer) -> Any:
+    with run.cluster():
+        run.recorder.on_load = killer
+        run.submit(Calm(run.notes))
+        result = run.result()
+        _await_workers(run, 2, after_end=True)
+        again = run.recorder.loaded
+        run.seen["killed while holding"] = len(killer.killed)
+        run.seen["chunks lost"] = len(killer.lost)
+        run.seen["other results lost"] = killer.lost_others
+        run.seen["read again"] = sum(again[key] - 1 for key in set(killer.lost))
+        run.seen["read in vain"] = again.total() - CHUNKS
+        run.seen["restarted by a nanny"] = len(run.recorder.pids) - 2
+        for key, times in Counter(killer.lost).items():
+            if again[key] <= times:
+                raise Fault(f"{key} was lost {times} times and read {again[key]} times")
+    return result
+
+
+@scenario(
+    "killed-holding",
+    killed_while_holding=3,
+    chunks_lost=3,
+    read_again=3,
+    restarted_by_a_nanny=3,
+)
+def killed_holding(run: Run) -> Any:
+    """Three workers are killed while they hold chunks, one after the other."""
+    return _killed_holding(run, Killer(*(n * CHUNKS // 4 for n in (1, 2, 3))))
+
+
+@scenario(
+    "killed-all",
+    killed_while_holding=4,
+    chunks_lost=2,
+    read_again=2,
+    restarted_by_a_nanny=4,
+)
+def killed_all(run: Run) -> Any:
+    """All workers are killed at once, twice."""
+    counts = CHUNKS // 2, CHUNKS
+    return _killed_holding(run, Killer(*counts, everyone=True))
+
+
+# -- Workers without memory ----------------------------------------------------------
+
+#: Memory limit of a worker; it begins with some 200 MB.
+LIMIT = 640 * 10**6
+
+
+@scenario("over-memory", restarted_for_memory=1, read_again=1)
+def over_memory(run: Run) -> Any:
+    """A worker exceeds its memory limit while it reads, and its nanny restarts it."""
+    chunk = Chunk.numbered(CHUNKS // 2)
+    with run.cluster(memory_limit=LIMIT):
+        run.notes.open(MEANWHILE)
+        run.submit(Swells(run.notes, chunk, LIMIT))
+        result = run.result()
+        _await_workers(run, 2, after_end=True)
+        [pid] = run.notes.pids("swelling", chunk)
+        events = run.client.get_events("worker-restart-memory")
+        run.seen["restarted for memory"] = sum(e["pid"] == pid for _, e in events)
+        if run.address(pid) not in run.recorder.removed:
+            raise Fault("the worker that exceeded its memory is still there")
+        run.seen["read again"] = len(run.notes.pids("read", chunk)) - 1
+    return result
+
+
+@scenario("paused", paused=1, went_on=1, read_by_others_meanwhile=CHUNKS // 3)
+def paused(run: Run) -> Any:
+    """A worker pauses for lack of memory while it reads, and goes on later."""
+    chunk = Chunk.numbered(CHUNKS // 2)
+
+    def status(scheduler: Scheduler) -> str:
+        ws = scheduler.workers[address]
+        return ws.status.name
+
+    with run.cluster(memory_limit=LIMIT):
+        # Between where it pauses and where it is restarted
+        run.submit(Swells(run.notes, chunk, int(0.87 * LIMIT)))
+        run.until("a worker swelled", lambda: run.notes.pids("swollen", chunk))
+        [pid] = run.notes.pids("swollen", chunk)
+        address = run.address(pid)
+        run.until("it paused", lambda: run.ask(status) == "paused")
+        run.seen["paused"] += 1
+        # It has been given three reads at most
+        run.notes.open(MEANWHILE)
+        before = run.recorder.loaded.total()
+        run.until(
+            "others had read the rest",
+            lambda: run.recorder.loaded.total() >= CHUNKS - 3,
+        )
+        run.seen["read by others meanwhile"] = run.recorder.loaded.total() - before
+        run.notes.open(chunk)
+        result = run.result()
+        run.until("it went on", lambda: run.ask(status) == "running", after_end=True)
+        run.seen["went on"] += 1
+    return result
+
+
+# -- Storage that fails --------------------------------------------------------------
+
+
+@scenario("flaky-storage", reads_failed=30, read_after_a_failure=20)
+def flaky_storage(run: Run) -> Any:
+    """Storage fails now and then, once or twice for a chunk, and then answers."""
+    step = CHUNKS // 20
+    times = {Chunk.numbered(n * step): 1 + n % 2 for n in range(20)}
+    with run.cluster():
+        run.submit(Fails(run.notes, times), retries=2)
+        result = run.result()
+        for chunk, failures in times.items():
+            failed = len(run.notes.pids("failed", chunk))
+            run.seen["reads failed"] += failed
+            run.seen["read after a failure"] += run.recorder.loaded[chunk.key] > 0
+            if failed != failures:
+                raise Fault(f"{chunk} failed {failed} times instead of {failures}")
+    return result
+
+
+@scenario(
+    "broken-storage",
+    reads_failed=3,
+    errors_that_name_file_and_key=1,
+    results_of_other_files=FILES - 1,
+    repaired=1,
+)
+def broken_storage(run: Run) -> Any:
+    """Storage stays broken for a chunk: its file fails, no other, until repaired."""
+    broken = Chunk(FILES // 2, STEPS // 2)
+    with run.cluster():
+        parts = storage.arrays(run.setting.data, Fails(run.notes, {broken: 10**6}))
+        futures = run.client.compute([storage.reduce([p]) for p in parts], retries=2)
+        for run.future in futures:
+            run.until("an answer for each file", run.future.done)
+        run.seen["reads failed"] = len(run.notes.pids("failed", broken))
+
+        error = futures[broken.file].exception()
+        file = run.setting.data / f"{broken.file:02}.zarr" / f"c/{broken.step}/0/0"
+        [blame] = run.ask(
+            lambda s: {
+                ts.exception_blame.key
+                for ts in s.tasks.values()
+                if ts.exception_blame is not None
+            }
+        )
+        if not isinstance(error, OSError) or error.filename != str(file):
+            raise Fault(f"the error does not name {file}: {error!r}")
+        if blame != broken.key:
+            raise Fault(f"{broken.key} failed, and the scheduler blames {blame}")
+        run.seen["errors that name file and key"] += 1
+        others = [f for f in futures if f is not futures[broken.file]]
+        run.seen["results of other files"] = sum(f.status == "finished" for f in others)
+        if len(run.recorder.pids) != 2 or run.recorder.removed:
+            raise Fault("a worker was lost, too")
+        if again := {k: n for k, n in run.recorder.loaded.items() if n > 1}:
+            raise Fault(f"read more than once: {again}")
+
+        run.notes.open(REPAIRED)
+        # While it is remembered, it would be given as the answer
+        futures[broken.file].release()
+        run.until(
+            "the error was forgotten",
+            lambda: run.ask(lambda s: broken.key not in s.tasks),
+            after_end=True,
+        )
+        run.future = run.client.compute(storage.reduce([parts[broken.file]]))
+        run.result()
+        futures[broken.file] = run.future
+        run.seen["repaired"] += 1
+        results = run.client.gather(futures)
+    return np.concatenate([*(r[:-1] for r in results), [sum(r[-1] for r in results)]])
+
+
+# -- The cluster changes -------------------------------------------------------------
+
+
+@scenario(
+    "adaptive",
+    scaled_up_from_0_to_8=1,
+    scaled_down_to_1_while_reading=1,
+    scaled_up_to_4=1,
+)
+def adaptive(run: Run) -> Any:
+    """The cluster adapts from 0 to 8, to 1 and to 4 workers, while they read."""
+    trouble = Stages(run.notes, (0, CHUNKS // 4, CHUNKS // 2))
+
+    def adapt(minimum: int, maximum: int) -> None:
+        run.local.adapt(
+            minimum=minimum,
+            maximum=maximum,
+            interval="50ms",
+            wait_count=1,
+            target_duration="100ms",
+        )
+
+    def readers(stage: int) -> int:
+        """Count the workers that wait with a chunk of a stage."""
+        alive = run.ask(lambda s: {ws.pid for ws in s.workers.values()})
+        return len(alive & set(run.notes.pids("stage", stage)))
+
+    with run.cluster(workers=0, threads=1):
+        if run.ask(lambda s: len(s.workers)):
+            raise Fault("there are workers already")
+        run.bound(8, 1)
+        run.submit(trouble)
+        adapt(0, 8)
+        _await_workers(run, 8)
+        run.until("8 workers read", lambda: readers(1) == 8)
+        run.seen["scaled up from 0 to 8"] += 1
+        run.notes.open(1)
+
+        run.until("8 workers read again", lambda: readers(2) == 8)
+        adapt(1, 1)
+        _await_workers(run, 1)
+        run.seen["scaled down to 1 while reading"] += 1
+        run.end_part()
+        run.bound(1, 1, more=run.ask(_managed))
+        run.notes.open(2)
+
+        run.until("the last worker read", lambda: readers(3) == 1)
+        run.end_part()
+        run.bound(4, 1, more=run.ask(_managed))
+        adapt(4, 4)
+        _await_workers(run, 4)
+        run.until("4 workers read", lambda: readers(3) == 4)
+        run.seen["scaled up to 4"] += 1
+        run.notes.open(3)
+        result = run.result()
+    return result
+
+
+def _managed(scheduler: Scheduler) -> int:
+    return sum(ws.nbytes for ws in scheduler.workers.values())
+
+
+# -- The scheduler is started again, with another policy -----------------------------
+
+
+def _serve(policy: str, port: int, notes: Notes, stop: str) -> None:
+    """Run a scheduler in this process until a gate is opened.
+
+    Parameters
+    ----------
+    policy
+        Value of ``distributed.scheduler.rootish-policy``.
+    port
+        Where it listens.
+    notes, stop
+        The gate.
+    """
+
+    async def serve() -> None:
+        async with Scheduler(host="127.0.0.1", port=port, dashboard=False):
+            while not notes.is_open(stop):
+                await asyncio.sleep(LOOK)
+
+    with silence_logging_cmgr(logging.CRITICAL), dask.config.set(config(policy)):
+        asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def _scheduler(*arguments: Any) -> Iterator[Any]:
+    """Run a scheduler in a process of its own, which is killed at the end."""
+    process = get_mp_context().Process(target=_serve, args=arguments)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def _workers(client: Client, address: str, number: int, threads: int) -> Iterator[None]:
+    """Run workers, each with a process and a nanny; the nannies are in this process."""
+
+    async def start() -> list[Nanny]:
+        nannies = [
+            Nanny(
+                address,
+                nthreads=threads,
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
+            for _ in range(number)
+        ]
+        return await asyncio.gather(*nannies)
+
+    async def close() -> None:
+        await asyncio.gather(*(nanny.close() for nanny in nannies))
+
+    nannies = client.sync(start)
+    try:
+        yield
+    finally:
+        client.sync(close)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _policy(dask_scheduler: Scheduler) -> str:
+    return dask_scheduler.rootish_policy.name
+
+
+def _peak(dask_scheduler: Scheduler) -> int:
+    recorder = dask_scheduler.plugins[Recorder.name]
+    assert isinstance(recorder, Recorder)
+    return recorder.peak_managed
+
+
+#: Kept, lest the marks come back
+_unmarked = without_marks()
+
+
+def _strip_marks() -> None:
+    _unmarked.__enter__()
+
+
+@scenario(
+    "restart",
+    schedulers_killed=1,
+    schedulers_stopped=1,
+    other_policy=1,
+    first_policy_again=1,
+    futures_cancelled=2,
+)
+def restart(run: Run) -> Any:
+    """The scheduler dies during a run, and starts again with another policy; twice.
+
+    Workers go with it, as always, and are started again. The client stays, is told, and
+    submits again.
+    """
+    first = run.setting.policy
+    other = "marked" if first == "producers" else "producers"
+    port = _free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    trouble = Stages(run.notes, (CHUNKS // 3, 2 * CHUNKS // 3))
+    with contextlib.ExitStack() as client:
+        client.enter_context(dask.config.set(config(first)))
+        for stage, policy in enumerate((first, other, first)):
+            run.notes.open(stage)
+            with contextlib.ExitStack() as stack:
+                stop = f"stop-{stage}"
+                scheduler = stack.enter_context(
+                    _scheduler(policy, port, run.notes, stop)
+                )
+                if stage == 0:
+                    run.client = client.enter_context(Client(address))
+                else:
+                    run.until(
+                        "the client found the scheduler",
+                        lambda: run.client.status == "running",
+                        after_end=True,
+                    )
+                stack.enter_context(_workers(run.client, address, 2, 2))
+                run.client.register_plugin(Recorder())
+                if not run.setting.marks:
+                    run.client.run_on_scheduler(_strip_marks)
+                if (runs := run.client.run_on_scheduler(_policy)) != policy:
+                    raise Fault(f"the scheduler has the policy {runs}, not {policy}")
+                run.seen["other policy"] += stage == 1
+                run.seen["first policy again"] += stage == 2
+                run.bound(2, 2)
+                run.submit(trouble)
+                if stage == 2:
+                    result = run.result()
+                    run.end_part(run.client.run_on_scheduler(_peak))
+                    break
+                run.until("workers read", partial(run.notes.pids, "stage", stage + 1))
+                run.end_part(run.client.run_on_scheduler(_peak))
+                if stage == 0:
+                    scheduler.kill()
+                    run.seen["schedulers killed"] += 1
+                else:
+                    run.notes.open(stop)
+                    run.seen["schedulers stopped"] += 1
+                scheduler.join()
+                run.until(
+                    "the future was cancelled",
+                    lambda: run.future.status == "cancelled",
+                    after_end=True,
+                )
+                run.seen["futures cancelled"] += 1
+    return result
