@@ -338,7 +338,9 @@ def config(policy: str) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {
         "distributed.scheduler.rootish-policy": policy,
-        "distributed.comm.timeouts.connect": "60s",
+        # So long a worker tries to reach one that is dead, if it hears of the data that
+        # this had before it hears of its death
+        "distributed.comm.timeouts.connect": "10s",
     }
     if "forkserver" in multiprocessing.get_all_start_methods():
         settings["distributed.worker.multiprocessing-method"] = "forkserver"

@@ -40,7 +40,6 @@ from continuous_integration.faults.storage import (
     MEANWHILE,
     REPAIRED,
     STEPS,
-    Blocks,
     Calm,
     Chunk,
     Fails,
@@ -116,42 +115,46 @@ def reference(setting: Setting) -> Any:
 )
 def killed_reading(run: Run) -> Any:
     """Three workers are killed while they read, one after the other."""
-    chunks = [Chunk.numbered(n * CHUNKS // 6) for n in (1, 3, 5)]
+    stops = tuple(n * CHUNKS // 6 for n in (1, 3, 5))
+    interrupted: list[tuple[Chunk, int]] = []
+    run.notes.open(0)
     with run.cluster():
-        run.submit(Blocks(run.notes, frozenset(chunks)))
-        for chunk in chunks:
-            pids = partial(run.notes.pids, "blocked", chunk)
-            run.until(f"a worker read {chunk}", pids)
-            [pid] = pids()
+        run.submit(Stages(run.notes, stops))
+        for stage in (1, 2, 3):
+            pids = partial(run.notes.pids, "stage", stage)
+            run.until("a worker read", pids)
+            pid = pids()[0]
             address = run.address(pid)
-            if address not in run.recorder.removed:
-                _expect_reading(run, chunk, address)
-                psutil.Process(pid).kill()
-            # Else it read two of them when it was killed
+            if not (chunks := _being_read(run, pid)):
+                raise Fault(f"{address} reads, and the scheduler does not know")
+            psutil.Process(pid).kill()
             run.seen["killed while reading"] += 1
+            interrupted += [(chunk, pid) for chunk in chunks]
             run.until(
                 "the loss of it was seen",
                 partial(operator.contains, run.recorder.removed, address),
             )
-            run.notes.open(chunk)
             _await_workers(run, 2)
+            run.seen["restarted by a nanny"] += 1
+            run.notes.open(stage)
         result = run.result()
-        for chunk in chunks:
-            readers = run.notes.pids("read", chunk)
-            run.seen["read again"] += len(set(readers)) > 1
-        run.seen["restarted by a nanny"] = len(run.recorder.pids) - 2
+        run.seen["reads cut off"] = len(interrupted)
+        for chunk, pid in interrupted:
+            run.seen["read again"] += run.notes.pids("read", chunk)[-1] != pid
+        if run.seen["read again"] != len(interrupted):
+            raise Fault("a read was cut off, and nobody read that chunk again")
     return result
 
 
-def _expect_reading(run: Run, chunk: Chunk, address: str) -> None:
-    """Make sure that the scheduler, too, has a worker read a chunk."""
+def _being_read(run: Run, pid: int) -> list[Chunk]:
+    """Return the chunks that a process reads, by its notes and by the scheduler."""
 
-    def reader(scheduler: Scheduler) -> str | None:
-        ws = scheduler.tasks[chunk.key].processing_on
-        return ws.address if ws else None
+    def given(scheduler: Scheduler) -> list[Any]:
+        ws = scheduler.workers[run.address(pid)]
+        return [ts.key for ts in ws.processing if is_chunk(ts.key)]
 
-    if (known := run.ask(reader)) != address:
-        raise Fault(f"{chunk} is read on {address}, but the scheduler says {known}")
+    chunks = map(Chunk.of, run.ask(given))
+    return [chunk for chunk in chunks if pid in run.notes.pids("read", chunk)]
 
 
 def _await_workers(run: Run, number: int, *, after_end: bool = False) -> None:

@@ -56,6 +56,11 @@ class Chunk(NamedTuple):
         """Return the chunk with a number, counted over all files."""
         return cls(*divmod(number, STEPS))
 
+    @classmethod
+    def of(cls, key: tuple[Any, ...]) -> Chunk:
+        """Return the chunk that a task reads, by its key."""
+        return cls(int(key[0].rpartition("-")[2]), key[1])
+
     @property
     def key(self) -> tuple[Any, ...]:
         """Key of the task that reads it."""
@@ -97,6 +102,8 @@ class Notes:
             with contextlib.suppress(FileExistsError):
                 os.link(draft, self.folder / f"{event}.{about}.{n}")
                 break
+        # They are one file: to write the next draft would empty this note
+        draft.unlink()
         return n
 
     def pids(self, event: str, about: object = "") -> list[int]:
@@ -167,18 +174,6 @@ class Calm:
 
     def meet(self, chunk: Chunk, file: str, before: int) -> None:
         """Do what is special; ``before`` is how often the chunk was read already."""
-
-
-@dataclass(frozen=True)
-class Blocks(Calm):
-    """The first reads of some chunks wait, each at the gate of its chunk."""
-
-    chunks: frozenset[Chunk]
-
-    def meet(self, chunk: Chunk, file: str, before: int) -> None:
-        if chunk in self.chunks and before == 0:
-            self.notes.write("blocked", chunk)
-            self.notes.wait(chunk)
 
 
 @dataclass(frozen=True)
