@@ -553,10 +553,10 @@ def restart(run: Run) -> Any:
     port = _free_port()
     address = f"tcp://127.0.0.1:{port}"
     trouble = Stages(run.notes, (CHUNKS // 3, 2 * CHUNKS // 3))
+    run.notes.open(0)
     with contextlib.ExitStack() as client:
         client.enter_context(dask.config.set(config(first)))
         for stage, policy in enumerate((first, other, first)):
-            run.notes.open(stage)
             with contextlib.ExitStack() as stack:
                 stop = f"stop-{stage}"
                 scheduler = stack.enter_context(
@@ -599,4 +599,6 @@ def restart(run: Run) -> Any:
                     after_end=True,
                 )
                 run.seen["futures cancelled"] += 1
+                # Workers that are to stop wait for what they read
+                run.notes.open(stage + 1)
     return result
