@@ -122,7 +122,7 @@ def killed_reading(run: Run) -> Any:
         run.submit(Stages(run.notes, stops))
         for stage in (1, 2, 3):
             pids = partial(run.notes.pids, "stage", stage)
-            run.until("a worker read", pids)
+            run.until("a read", pids)
             pid = pids()[0]
             address = run.address(pid)
             if not (chunks := _being_read(run, pid)):
@@ -131,7 +131,7 @@ def killed_reading(run: Run) -> Any:
             run.seen["killed while reading"] += 1
             interrupted += [(chunk, pid) for chunk in chunks]
             run.until(
-                "the loss of it was seen",
+                "the loss of the worker",
                 partial(operator.contains, run.recorder.removed, address),
             )
             _await_workers(run, 2)
@@ -159,7 +159,7 @@ def _being_read(run: Run, pid: int) -> list[Chunk]:
 
 def _await_workers(run: Run, number: int, *, after_end: bool = False) -> None:
     run.until(
-        f"there were {number} workers",
+        f"{number} workers",
         lambda: run.ask(lambda scheduler: len(scheduler.workers)) == number,
         after_end=after_end,
     )
@@ -290,22 +290,24 @@ def paused(run: Run) -> Any:
     with run.cluster(memory_limit=LIMIT):
         # Between where it pauses and where it is restarted
         run.submit(Swells(run.notes, chunk, int(0.87 * LIMIT)))
-        run.until("a worker swelled", lambda: run.notes.pids("swollen", chunk))
+        run.until("a read that takes memory", lambda: run.notes.pids("swollen", chunk))
         [pid] = run.notes.pids("swollen", chunk)
         address = run.address(pid)
-        run.until("it paused", lambda: run.ask(status) == "paused")
+        run.until("a pause", lambda: run.ask(status) == "paused")
         run.seen["paused"] += 1
         # It has been given three reads at most
         run.notes.open(MEANWHILE)
         before = run.recorder.loaded.total()
         run.until(
-            "others had read the rest",
+            "the reads of others",
             lambda: run.recorder.loaded.total() >= CHUNKS - 3,
         )
         run.seen["read by others meanwhile"] = run.recorder.loaded.total() - before
         run.notes.open(chunk)
         result = run.result()
-        run.until("it went on", lambda: run.ask(status) == "running", after_end=True)
+        run.until(
+            "the end of the pause", lambda: run.ask(status) == "running", after_end=True
+        )
         run.seen["went on"] += 1
     return result
 
@@ -372,7 +374,7 @@ def broken_storage(run: Run) -> Any:
         # While it is remembered, it would be given as the answer
         futures[broken.file].release()
         run.until(
-            "the error was forgotten",
+            "the error to be forgotten",
             lambda: run.ask(lambda s: broken.key not in s.tasks),
             after_end=True,
         )
@@ -418,11 +420,11 @@ def adaptive(run: Run) -> Any:
         run.submit(trouble)
         adapt(0, 8)
         _await_workers(run, 8)
-        run.until("8 workers read", lambda: readers(1) == 8)
+        run.until("reads by 8 workers", lambda: readers(1) == 8)
         run.seen["scaled up from 0 to 8"] += 1
         run.notes.open(1)
 
-        run.until("8 workers read again", lambda: readers(2) == 8)
+        run.until("more reads by 8 workers", lambda: readers(2) == 8)
         adapt(1, 1)
         _await_workers(run, 1)
         run.seen["scaled down to 1 while reading"] += 1
@@ -430,12 +432,12 @@ def adaptive(run: Run) -> Any:
         run.bound(1, 1, more=run.ask(_managed))
         run.notes.open(2)
 
-        run.until("the last worker read", lambda: readers(3) == 1)
+        run.until("a read by the last worker", lambda: readers(3) == 1)
         run.end_part()
         run.bound(4, 1, more=run.ask(_managed))
         adapt(4, 4)
         _await_workers(run, 4)
-        run.until("4 workers read", lambda: readers(3) == 4)
+        run.until("reads by 4 workers", lambda: readers(3) == 4)
         run.seen["scaled up to 4"] += 1
         run.notes.open(3)
         result = run.result()
@@ -516,6 +518,10 @@ def _free_port() -> int:
     return port
 
 
+def _is_dead(process: Any) -> bool:
+    return not process.is_alive()
+
+
 def _policy(dask_scheduler: Scheduler) -> str:
     return dask_scheduler.rootish_policy.name
 
@@ -566,7 +572,7 @@ def restart(run: Run) -> Any:
                     run.client = client.enter_context(Client(address))
                 else:
                     run.until(
-                        "the client found the scheduler",
+                        "the client to find the scheduler",
                         lambda: run.client.status == "running",
                         after_end=True,
                     )
@@ -584,7 +590,7 @@ def restart(run: Run) -> Any:
                     result = run.result()
                     run.end_part(run.client.run_on_scheduler(_peak))
                     break
-                run.until("workers read", partial(run.notes.pids, "stage", stage + 1))
+                run.until("a read", partial(run.notes.pids, "stage", stage + 1))
                 run.end_part(run.client.run_on_scheduler(_peak))
                 if stage == 0:
                     scheduler.kill()
@@ -592,9 +598,13 @@ def restart(run: Run) -> Any:
                 else:
                     run.notes.open(stop)
                     run.seen["schedulers stopped"] += 1
-                scheduler.join()
                 run.until(
-                    "the future was cancelled",
+                    "the end of the scheduler",
+                    partial(_is_dead, scheduler),
+                    after_end=True,
+                )
+                run.until(
+                    "the cancellation",
                     lambda: run.future.status == "cancelled",
                     after_end=True,
                 )
