@@ -465,7 +465,7 @@ def _serve(policy: str, port: int, notes: Notes, stop: str) -> None:
     """
 
     async def serve() -> None:
-        async with Scheduler(host="127.0.0.1", port=port, dashboard=False):
+        async with Scheduler(host="127.0.0.1", port=port, dashboard_address=":0"):
             while not notes.is_open(stop):
                 await asyncio.sleep(LOOK)
 
