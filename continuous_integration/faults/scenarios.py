@@ -213,7 +213,13 @@ class Killer:
 def _killed_holding(run: Run, killer: Killer) -> Any:
     with run.cluster():
         run.recorder.on_load = killer
-        run.submit(Calm(run.notes))
+        run.submit(Stages(run.notes, (CHUNKS * 5 // 8,)))
+        run.notes.open(0)
+        if killer.everyone:
+            # Lest the second time comes when not all of them are back
+            run.until("the loss of all", lambda: len(run.recorder.removed) == 2)
+            _await_workers(run, 2)
+        run.notes.open(1)
         result = run.result()
         _await_workers(run, 2, after_end=True)
         again = run.recorder.loaded
@@ -532,6 +538,12 @@ def _peak(dask_scheduler: Scheduler) -> int:
     return recorder.peak_managed
 
 
+def _take_down(run: Run, policy: str) -> None:
+    """Take down the peak, unless the policy cannot know what to hold back."""
+    if run.setting.marks or policy == "producers":
+        run.end_part(run.client.run_on_scheduler(_peak))
+
+
 #: Kept, lest the marks come back
 _unmarked = without_marks()
 
@@ -588,10 +600,10 @@ def restart(run: Run) -> Any:
                 run.submit(trouble)
                 if stage == 2:
                     result = run.result()
-                    run.end_part(run.client.run_on_scheduler(_peak))
+                    _take_down(run, policy)
                     break
                 run.until("a read", partial(run.notes.pids, "stage", stage + 1))
-                run.end_part(run.client.run_on_scheduler(_peak))
+                _take_down(run, policy)
                 if stage == 0:
                     scheduler.kill()
                     run.seen["schedulers killed"] += 1
