@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import operator
 import socket
 import tempfile
@@ -458,7 +459,7 @@ def _managed(scheduler: Scheduler) -> int:
 
 
 def _serve(policy: str, port: int, notes: Notes, stop: str) -> None:
-    """Run a scheduler in this process until a gate is opened.
+    """Run a scheduler in this process until a gate is opened, or the parent is gone.
 
     Parameters
     ----------
@@ -472,9 +473,11 @@ def _serve(policy: str, port: int, notes: Notes, stop: str) -> None:
 
     async def serve() -> None:
         async with Scheduler(host="127.0.0.1", port=port, dashboard_address=":0"):
-            while not notes.is_open(stop):
+            while parent.is_alive() and not notes.is_open(stop):
                 await asyncio.sleep(LOOK)
 
+    parent = multiprocessing.parent_process()
+    assert parent
     with silence_logging_cmgr(logging.CRITICAL), dask.config.set(config(policy)):
         asyncio.run(serve())
 
