@@ -472,12 +472,12 @@ def _serve(policy: str, port: int, notes: Notes, stop: str) -> None:
     """
 
     async def serve() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent
         async with Scheduler(host="127.0.0.1", port=port, dashboard_address=":0"):
             while parent.is_alive() and not notes.is_open(stop):
                 await asyncio.sleep(LOOK)
 
-    parent = multiprocessing.parent_process()
-    assert parent
     with silence_logging_cmgr(logging.CRITICAL), dask.config.set(config(policy)):
         asyncio.run(serve())
 
