@@ -82,16 +82,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         timeout: float,
         describe: Callable[[dict[str, Any]], str],
     ) -> list[dict[str, Any]]:
-        records = []
-        for [job] in batches:
-            record = {
-                **{"graph": "files", "tasks": 10, "groups": 10, "workers": 10},
-                **{"peak_chunks": 2e6, "peak": 3e6, "moved": 0, "total": 100.0},
-                "makespan": 1.0,
-            }
-            assert describe(record)
-            records.append(record)
-        return records
+        record = {
+            **{"graph": "files", "tasks": 10, "groups": 10, "workers": 10},
+            **{"peak_chunks": 2e6, "peak": 3e6, "moved": 0, "total": 100.0},
+            "makespan": 1.0,
+        }
+        assert describe(record)
+        return [dict(record) for _ in batches]
 
     monkeypatch.setattr(scale, "environments", environments)
     monkeypatch.setattr(scale, "execute_visibly", execute)
