@@ -35,6 +35,7 @@ from continuous_integration.benchmarks.measure import (
 )
 from continuous_integration.benchmarks.plots import Line, plot_lines
 from continuous_integration.benchmarks.progress import execute_visibly, say
+from distributed.utils import silence_logging_cmgr
 
 MODULE = "continuous_integration.benchmarks.simulation"
 
@@ -374,15 +375,16 @@ def check(
             with dask.config.set({"distributed.scheduler.rootish-policy": policy}):
                 made = GRAPHS[graph](tasks, groups, False)
                 runs = [run_for_real(made, number, 1) for _ in range(repeats)]
-                simulated = asyncio.run(
-                    simulation.run(
-                        graph,
-                        tasks=tasks,
-                        groups=groups,
-                        marks=False,
-                        cluster=simulation.Cluster(number, 1, **LOCAL),
+                with silence_logging_cmgr(logging.CRITICAL):
+                    simulated = asyncio.run(
+                        simulation.run(
+                            graph,
+                            tasks=tasks,
+                            groups=groups,
+                            marks=False,
+                            cluster=simulation.Cluster(number, 1, **LOCAL),
+                        )
                     )
-                )
             row = [graph, str(number), policy]
             for metric, factor in METRICS.items():
                 real = statistics.median(one[metric] for one in runs)
