@@ -389,16 +389,16 @@ def check(
             for metric, factor in METRICS.items():
                 real = statistics.median(one[metric] for one in runs)
                 row += [f"{real * factor:.1f}", f"{simulated[metric] * factor:.1f}"]
-                # Next to nothing is as good as nothing
-                if max(real, simulated[metric]) * factor > 5:
-                    ratios[metric].append(max(simulated[metric], 1) / max(real, 1))
+                # How many times next to nothing it is says nothing
+                if min(real, simulated[metric]) * factor > 5:
+                    ratios[metric].append(simulated[metric] / real)
             writer.writerow(row)
             click.echo(" ".join(f"{cell:>10}" for cell in row))
     for metric, found in ratios.items():
         if found:
             click.echo(
                 f"{metric}: simulated / real {statistics.median(found):.2f}, from "
-                f"{min(found):.2f} to {max(found):.2f}"
+                f"{min(found):.2f} to {max(found):.2f}, where both are more than 5"
             )
     click.echo(f"written to {output}", err=True)
 
