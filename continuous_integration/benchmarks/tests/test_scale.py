@@ -31,10 +31,13 @@ def simulate(policy: str, tasks: int, cluster: Cluster = SLOW_SCHEDULER) -> Any:
 
 def test_what_a_worker_holds_does_not_grow_with_the_graph() -> None:
     """It does where loads are not held back: files are small beside the cluster."""
-    small, large = (simulate("producers", n)["peak_chunks"] for n in (1_000, 4_000))
-    assert large <= 1.2 * small
+    chunk = GRAPHS["files"](10, 4, False).kinds["read"].nbytes
+    # Two chunks for each of its three slots, and two families of eight
+    bound = (2 * 3 + 2 * 8) * chunk
+    for tasks in (1_000, 4_000):
+        assert simulate("producers", tasks)["peak_chunks"] <= bound
     small, large = (simulate("marked", n)["peak_chunks"] for n in (1_000, 4_000))
-    assert large > 2 * small
+    assert bound < 2 * small < large
 
 
 def test_scheduler_that_is_busy_takes_time() -> None:
