@@ -32,7 +32,11 @@ from continuous_integration.benchmarks.measure import (
     thin,
 )
 from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
-from continuous_integration.benchmarks.progress import execute_visibly, say
+from continuous_integration.benchmarks.progress import (
+    execute_visibly,
+    refuse_errors,
+    say,
+)
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
 from continuous_integration.fork import ForkError
@@ -467,11 +471,7 @@ def cost(
             f"{record['total']:.1f} microseconds per task"
         ),
     )
-    failed = [record for record in records if "error" in record]
-    if failed:
-        raise click.ClickException(
-            f"{len(failed)} runs failed, the first with: {failed[0]['error']}"
-        )
+    refuse_errors(records)
     first = contenders[0].name
     head = ["graph", "tasks", "groups", f"{first} (µs per task)"]
     lines = []

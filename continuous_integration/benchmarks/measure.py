@@ -209,6 +209,17 @@ class _ProcessMemory:
         self._thread.join()
 
 
+def moved_by(client: Any) -> int:
+    """Return how many bytes the workers of a client have sent, so far.
+
+    Parameters
+    ----------
+    client
+        It waits for their answers.
+    """
+    return sum(client.run(_moved).values())
+
+
 def _moved(dask_worker: Any) -> int:
     return dask_worker.transfer_outgoing_bytes_total
 
@@ -322,11 +333,11 @@ def measure(
         with _ProcessMemory(set(pids)) as memory:
             prepared = workload.prepare(client, folder)
             cluster.sync(install, recorder, cluster.scheduler)
-            before = sum(client.run(_moved).values())
+            before = moved_by(client)
             start = time.perf_counter()
             result = workload.compute(client, folder, prepared)
             seconds = time.perf_counter() - start
-            moved = sum(client.run(_moved).values()) - before
+            moved = moved_by(client) - before
         approximation = fingerprint(result)
         del prepared, result
     if history is not None and recorder.history:

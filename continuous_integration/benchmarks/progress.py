@@ -96,3 +96,23 @@ def execute_visibly(
             raise click.ClickException(
                 "interrupted; the same command goes on from here"
             ) from None
+
+
+def refuse_errors(records: Sequence[Record]) -> None:
+    """Fail if runs did, for what needs all of them.
+
+    Parameters
+    ----------
+    records
+        Of all runs.
+
+    Raises
+    ------
+    click.ClickException
+        If there are some with an error.
+    """
+    failed = [record for record in records if "error" in record]
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} runs failed, the first with: {failed[0]['error']}"
+        )

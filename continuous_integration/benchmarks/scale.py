@@ -13,7 +13,7 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,14 @@ from continuous_integration.benchmarks.measure import (
     POLICIES,
     install,
     load_recorder,
+    moved_by,
 )
 from continuous_integration.benchmarks.plots import Line, plot_lines
-from continuous_integration.benchmarks.progress import execute_visibly, say
+from continuous_integration.benchmarks.progress import (
+    execute_visibly,
+    refuse_errors,
+    say,
+)
 from distributed.utils import silence_logging_cmgr
 
 MODULE = "continuous_integration.benchmarks.simulation"
@@ -117,16 +122,19 @@ def lines(
                 yield graph, title, Line(contender, points)
 
 
+def _graphs(*default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--graph",
+        "graphs",
+        multiple=True,
+        type=click.Choice(sorted(GRAPHS)),
+        default=default,
+        help=f"Give it several times.  [default: {', '.join(default)}]",
+    )
+
+
 @click.command("scale")
-@click.option(
-    "--graph",
-    "graphs",
-    multiple=True,
-    type=click.Choice(sorted(GRAPHS)),
-    default=("files", "small-files", "fields", "neighbours", "stack", "deep-handles"),
-    help="Give it several times.  [default: files, small-files, fields, neighbours, "
-    "stack, deep-handles]",
-)
+@_graphs("files", "small-files", "fields", "neighbours", "stack", "deep-handles")
 @click.option(
     "--largest",
     default=100_000,
@@ -197,11 +205,7 @@ def command(
             f"{record['workers']} workers: {record['peak_chunks'] / 1e6:.0f} MB"
         ),
     )
-    failed = [record for record in records if "error" in record]
-    if failed:
-        raise click.ClickException(
-            f"{len(failed)} runs failed, the first with: {failed[0]['error']}"
-        )
+    refuse_errors(records)
     for job, record in zip(jobs, records):
         record["contender"] = job.environment.name
         record["asked"] = arguments[job.arguments]
@@ -313,13 +317,8 @@ def run_for_real(graph: Graph, workers: int, threads: int) -> dict[str, float]:
         start = time.perf_counter()
         client.get(runnable(graph), graph.outputs)
         seconds = time.perf_counter() - start
-        moved = sum(client.run(_moved).values())
+        moved = moved_by(client)
     return {"peak": recorder.peak_managed, "moved": moved, "makespan": seconds}
-
-
-def _moved(dask_worker: Any) -> int:
-    total: int = dask_worker.transfer_outgoing_bytes_total
-    return total
 
 
 #: What messages and transfers take on one machine.
@@ -327,14 +326,7 @@ LOCAL = {"bandwidth": 400e6, "delay": 0.002, "busy": 0.0003, "stealing": 0.1}
 
 
 @click.command("scale-check")
-@click.option(
-    "--graph",
-    "graphs",
-    multiple=True,
-    type=click.Choice(sorted(GRAPHS)),
-    default=("files", "fields", "neighbours", "stack"),
-    help="Give it several times.  [default: files, fields, neighbours, stack]",
-)
+@_graphs("files", "fields", "neighbours", "stack")
 @click.option("--tasks", default=1_000, show_default=True, type=click.IntRange(1))
 @click.option("--groups", default=200, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))

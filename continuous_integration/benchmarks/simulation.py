@@ -424,6 +424,9 @@ class Simulation:
             else:
                 raise RuntimeError(f"the simulation knows no {op!r}")
 
+    def _is_chunk(self, key: Key) -> bool:
+        return not (key in self._outputs or self.graph.kind(key).apart)
+
     def _hold(self, worker: Worker, key: Key, nbytes: int) -> None:
         if key in worker.data:
             return
@@ -432,7 +435,7 @@ class Simulation:
         worker.peak = max(worker.peak, worker.nbytes)
         self.nbytes += nbytes
         self.peak = max(self.peak, self.nbytes)
-        if not (key in self._outputs or self.graph.kind(key).apart):
+        if self._is_chunk(key):
             worker.chunks += nbytes
             worker.peak_chunks = max(worker.peak_chunks, worker.chunks)
 
@@ -442,7 +445,7 @@ class Simulation:
         if nbytes is not None:
             worker.nbytes -= nbytes
             self.nbytes -= nbytes
-            if not (key in self._outputs or self.graph.kind(key).apart):
+            if self._is_chunk(key):
                 worker.chunks -= nbytes
 
     def _give_up(self, worker: Worker, key: Key) -> str | None:
@@ -482,19 +485,20 @@ class Simulation:
         if worker.fetching:
             return
         keys: dict[Key, int] = {}
+        total = 0
         while worker.wanted:
             _, _, key, nbytes = worker.wanted[0]
-            if keys and sum(keys.values()) + nbytes > REQUEST_NBYTES:
+            if keys and total + nbytes > REQUEST_NBYTES:
                 break
             heapq.heappop(worker.wanted)
             if any(worker.jobs.get(j.message["key"]) is j for j in worker.waiting[key]):
                 keys[key] = nbytes
+                total += nbytes
             else:  # All that wanted it were given up
                 del worker.waiting[key]
         if not keys:
             return
         worker.fetching = True
-        total = sum(keys.values())
 
         def arrived() -> None:
             worker.fetching = False
@@ -525,10 +529,7 @@ class Simulation:
                 continue
             job.running = True
             worker.busy += 1
-
-            def finish(job: _Job = job) -> None:
-                self._finish(worker, job)
-
+            finish = partial(self._finish, worker, job)
             self._after(self.graph.kind(key).seconds, finish)
 
     def _finish(self, worker: Worker, job: _Job) -> None:
@@ -569,7 +570,6 @@ class Meter:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.calls = 0
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -578,7 +578,6 @@ class Meter:
             yield
         finally:
             self.seconds += time.process_time() - start
-            self.calls += 1
 
 
 async def run(
