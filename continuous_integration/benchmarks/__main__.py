@@ -7,7 +7,6 @@ import gc
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from continuous_integration.benchmarks.measure import (
     measure,
     thin,
 )
+from continuous_integration.benchmarks.options import contender_options, together
 from continuous_integration.benchmarks.plots import plot_histories, plot_ratios
 from continuous_integration.benchmarks.progress import (
     execute_visibly,
@@ -66,15 +66,6 @@ def list_() -> None:
         click.echo(f"{workload.name:20} {workload.title}")
 
 
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 def _check_names(
     ctx: click.Context, param: click.Parameter, names: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -86,7 +77,7 @@ def _check_names(
     return names
 
 
-_cluster = _options(
+_cluster = together(
     click.argument("names", nargs=-1, metavar="[NAME]...", callback=_check_names),
     click.option("--workers", default=4, show_default=True, type=click.IntRange(1)),
     click.option("--threads", default=1, show_default=True, type=click.IntRange(1)),
@@ -98,28 +89,6 @@ _cluster = _options(
         default=BUILD / "data",
         help="Where the files of the workloads are.  [default: build/benchmarks/data]",
     ),
-)
-
-_contenders = _options(
-    click.option(
-        "--contender",
-        "names_",
-        multiple=True,
-        metavar="base|again|fork|fork:SETTING=VALUE|RELEASE",
-        default=("base", "fork"),
-        help="Who takes part; give it several times. 'again' is the base once more, to "
-        "see the noise; SETTING one of distributed.scheduler; RELEASE a version of "
-        "distributed.  [default: base, fork]",
-    ),
-    click.option(
-        "--environments",
-        "parent",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=BUILD / "environments",
-        help="Folder of the environments.  [default: build/benchmarks/environments]",
-    ),
-    click.option("--fresh", is_flag=True, help="Forget what was measured before."),
-    click.option("--timeout", default=600.0, show_default=True, help="Seconds a run."),
 )
 
 
@@ -179,7 +148,7 @@ def run(
 @main.command()
 @_cluster
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
-@_contenders
+@contender_options()
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -409,7 +378,7 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
     show_default=True,
     help="Whether reads carry the mark of a data producer.",
 )
-@_contenders
+@contender_options()
 @click.option("--limit", type=float, help="Fail if an upper end is above it.")
 @click.option(
     "--output",

@@ -13,7 +13,7 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from continuous_integration.benchmarks.measure import (
     load_recorder,
     moved_by,
 )
+from continuous_integration.benchmarks.options import Decorator, contender_options
 from continuous_integration.benchmarks.plots import Line, plot_lines
 from continuous_integration.benchmarks.progress import (
     execute_visibly,
@@ -122,7 +123,7 @@ def lines(
                 yield graph, title, Line(contender, points)
 
 
-def _graphs(*default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _graphs(*default: str) -> Decorator:
     return click.option(
         "--graph",
         "graphs",
@@ -143,22 +144,7 @@ def _graphs(*default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     help="Largest number of tasks; a million take some 10 GiB and minutes.",
 )
 @click.option("--marks", is_flag=True, help="Mark what brings data in.")
-@click.option(
-    "--contender",
-    "names",
-    multiple=True,
-    default=CONTENDERS,
-    help=f"As for 'compare'.  [default: {', '.join(CONTENDERS)}]",
-)
-@click.option(
-    "--environments",
-    "parent",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=BUILD / "environments",
-    help="Folder of the environments.  [default: build/benchmarks/environments]",
-)
-@click.option("--fresh", is_flag=True, help="Forget what was simulated before.")
-@click.option("--timeout", default=3600.0, show_default=True, help="Seconds a run.")
+@contender_options(CONTENDERS, timeout=3600.0)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -170,7 +156,7 @@ def command(
     graphs: tuple[str, ...],
     largest: int,
     marks: bool,
-    names: tuple[str, ...],
+    names_: tuple[str, ...],
     parent: Path,
     fresh: bool,
     timeout: float,
@@ -188,7 +174,7 @@ def command(
         for graph in graphs
         for size in sizes
     }
-    contenders = environments(names, parent, say)
+    contenders = environments(names_, parent, say)
     # Each alone: large graphs need much memory
     jobs = [
         job
