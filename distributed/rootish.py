@@ -44,8 +44,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask
 from dask._task_spec import DataNode
@@ -105,8 +105,9 @@ TOPIC = "rootish"
 DEFAULT_COUNT = 5
 
 
-class Verdict(NamedTuple):
-    """Whether a task is root-ish, and why.
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Whether a task is root-ish, and why. There is one object for each reason.
 
     Attributes
     ----------
@@ -118,9 +119,18 @@ class Verdict(NamedTuple):
         The reason as a sentence for people.
     """
 
+    __slots__ = ("explanation", "reason", "rootish")
+
     rootish: bool
     reason: str
     explanation: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rootish": self.rootish,
+            "reason": self.reason,
+            "explanation": self.explanation,
+        }
 
 
 RESTRICTED = Verdict(False, "restricted", "It may run on some workers only.")
@@ -214,8 +224,8 @@ class GroupFacts:
     ----------
     verdict
         The last one on a task of the group, None as long as there was none.
-    decisions
-        Verdict -> how often it was given to a task of the group.
+    count
+        How often it was given since there was another.
     data
         Price that a task may cost for the data that it brings in, in bytes.
     allowed
@@ -224,45 +234,79 @@ class GroupFacts:
         The same for a task that is marked as a data producer.
     work
         Bytes that a worker can receive in the time that a task takes.
+    most
+        Price that no task may cost, whatever it brings in or does, in bytes.
     guessed
         Whether nothing is known of the output, neither of the group nor of its prefix.
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
-    confirmed
-        Whether queued tasks need not be judged again when they leave the queue: their
-        inputs were never weighed, or one of them was found to be root-ish by these
-        facts when the output of the group was known.
+    output_until_joined
+        What is made of the output of a task before it is combined, as a multiple of it;
+        see :func:`distributed.co_assignment.output_until_joined`.
+    output_review_at
+        Value of ``TaskPrefix.nbytes_total`` from which on that is out of date.
+    confirmed_until
+        Value of ``TaskGroup.nbytes_total`` from which on queued tasks are judged again
+        when they leave the queue. They are not if their inputs were never weighed, or
+        one of the group was found to be root-ish by these facts.
     """
 
     __slots__ = (
+        "_earlier",
         "allowed",
         "allowed_marked",
-        "confirmed",
+        "confirmed_until",
+        "count",
         "data",
-        "decisions",
         "guessed",
+        "most",
+        "output_review_at",
+        "output_until_joined",
         "review_at",
         "verdict",
         "work",
     )
 
     verdict: Verdict | None
-    decisions: dict[Verdict, int]
+    count: int
+    #: Verdicts before the last one -> how often they were given
+    _earlier: dict[Verdict, int] | None
     data: float
     allowed: float
     allowed_marked: float
     work: float
+    most: float
     guessed: bool
     review_at: int
-    confirmed: bool
+    output_until_joined: float
+    output_review_at: int
+    confirmed_until: float
 
     def __init__(self) -> None:
         self.verdict = None
-        self.decisions = {}
-        self.data = self.allowed = self.allowed_marked = self.work = 0
+        self.count = 0
+        self._earlier = None
+        self.data = self.allowed = self.allowed_marked = self.work = self.most = 0
         self.guessed = True
-        self.review_at = 0
-        self.confirmed = True
+        self.review_at = self.output_review_at = 0
+        self.output_until_joined = 1
+        self.confirmed_until = math.inf
+
+    @property
+    def decisions(self) -> dict[Verdict, int]:
+        """Verdict -> how often it was given to a task of the group."""
+        decisions = dict(self._earlier or ())
+        if self.verdict:
+            decisions[self.verdict] = decisions.get(self.verdict, 0) + self.count
+        return decisions
+
+    def change(self, verdict: Verdict) -> bool:
+        """Note a verdict other than the last; return whether the group never had it."""
+        if self.verdict:
+            self._earlier = self.decisions
+        self.verdict = verdict
+        self.count = 1
+        return not self._earlier or verdict not in self._earlier
 
     def review(self, state: SchedulerState, tg: TaskGroup) -> None:
         """Weigh anew what a task of the group may cost.
@@ -287,9 +331,10 @@ class GroupFacts:
         negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
         self.allowed = max(self.data, negligible)
         self.allowed_marked = max(self.data, NEGLIGIBLE_BYTES)
+        self.most = max(self.allowed, self.work)
         # The first output is news; later ones are when they might change the mean.
         self.review_at = 2 * tg.nbytes_total or 1
-        self.confirmed = False
+        self.confirmed_until = 0
 
 
 def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) -> bool:
@@ -326,10 +371,10 @@ def larger_than_cluster(state: SchedulerState, ts: TaskState) -> bool:
     enough = TASKS_PER_THREAD * state.total_nthreads
     if ts.group._size > enough:
         return True
-    prefix = ts.prefix
+    prefix = ts.group.prefix
     states = prefix.states
     done = states["forgotten"] + states["erred"] + states["memory"]
-    return len(prefix) - done > enough or any(
+    return prefix._size - done > enough or any(
         len(dts.group.dependencies) > enough for dts in ts.dependents
     )
 
@@ -354,19 +399,23 @@ class RootishPolicy(ABC):
     #: (see ``distributed.scheduler.rootish-co-assignment``)
     co_assigns: ClassVar[bool] = False
 
-    __slots__ = ("decisions", "state")
+    __slots__ = ("_told", "decisions", "state")
 
     decisions: defaultdict[Verdict, int]
+    #: Name of a prefix -> what was told of first verdicts
+    _told: defaultdict[str, set[Verdict]]
 
     def __init__(self, state: SchedulerState):
         self.state = state
         self.decisions = defaultdict(int)
+        self._told = defaultdict(set)
 
     def is_rootish(self, ts: TaskState) -> bool:
         """Judge a task for the scheduler, and keep the verdict with its group.
 
-        A verdict that the group did not have before is logged as an event under the
-        topic ``rootish``.
+        A change to a verdict that the group did not have before is logged as an event
+        under the topic ``rootish``, and so is the first verdict of a group, if no group
+        of its prefix began with that.
 
         Parameters
         ----------
@@ -374,26 +423,33 @@ class RootishPolicy(ABC):
             The task.
         """
         verdict = self.verdict(ts)
-        tg = ts.group
-        facts = tg.rootish_facts
-        count = facts.decisions.get(verdict, 0)
-        if not count:
-            self._tell(tg, verdict)
-        facts.decisions[verdict] = count + 1
-        facts.verdict = verdict
+        facts = ts.group.rootish_facts
+        before = facts.verdict
+        if verdict is before:
+            facts.count += 1
+        elif facts.change(verdict):
+            self._tell(ts.group, verdict, before)
         self.decisions[verdict] += 1
         return verdict.rootish
 
-    def _tell(self, tg: TaskGroup, verdict: Verdict) -> None:
-        """Log an event for a verdict that a group did not have before."""
-        before = tg.rootish_facts.verdict
+    def _tell(self, tg: TaskGroup, verdict: Verdict, before: Verdict | None) -> None:
+        """Log an event for a verdict that a group did not have before.
+
+        Loaders often make one group per file: of their first verdicts, the first of
+        each kind is told, as all have the same name.
+        """
+        if before is None:
+            told = self._told[tg.prefix.name]
+            if verdict in told:
+                return
+            told.add(verdict)
         self.state.log_event(
             TOPIC,
             {
                 "action": "verdict",
                 "group": tg.name,
                 "policy": self.name,
-                **verdict._asdict(),
+                **verdict.to_dict(),
                 "before": before.reason if before else None,
             },
         )
@@ -409,8 +465,8 @@ class RootishPolicy(ABC):
             whenever the scheduler asks.
         """
 
-    def beside(self, ts: TaskState) -> Collection[WorkerState]:
-        """Workers among which a task is placed that is not root-ish.
+    def place(self, ts: TaskState) -> WorkerState | None:
+        """Return the worker for a task that is not root-ish, if the policy has a say.
 
         Parameters
         ----------
@@ -419,10 +475,10 @@ class RootishPolicy(ABC):
 
         Returns
         -------
-        collection of WorkerState
-            Empty if every worker will do that holds any of its inputs.
+        WorkerState or None
+            None if the base is to choose.
         """
-        return ()
+        return None
 
 
 class Producers(RootishPolicy):
@@ -457,8 +513,15 @@ class Producers(RootishPolicy):
         tg = ts.group
         run_spec = ts.run_spec
         marked = run_spec is not None and run_spec.data_producer
+        facts = tg.rootish_facts
+        if (
+            tg.nbytes_total < facts.review_at
+            and not (facts.guessed or self._raised)
+            and (verdict := self._like_the_last(ts, facts, marked))
+        ):
+            return verdict
         # A queued task stays where it is when the cluster grows, unless by its price
-        if not (marked or ts.state == "queued" or larger_than_cluster(state, ts)):
+        if not (marked or ts._state == "queued" or larger_than_cluster(state, ts)):
             return FEW
         if not ts.dependencies:
             if len(ts.dependents) > 1 and stands_for_data(run_spec):
@@ -466,53 +529,103 @@ class Producers(RootishPolicy):
             return MARKED if marked else ROOT
         if ts.waiting_on and not marked:
             return WAITING
-        verdict = self._weigh(ts, tg, marked)
+        verdict = self._weigh(ts, facts, marked)
         if self._raised and not verdict.rootish and self._asked_for(tg):
             return COUNTED
         return verdict
 
-    def beside(self, ts: TaskState) -> Collection[WorkerState]:
-        """Workers that hold inputs which are dear to copy, where others are not.
+    def place(self, ts: TaskState) -> WorkerState | None:
+        """Return the worker beside those inputs which are dear to copy.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
         must not draw the task away from the chunk that it consumes, unless the worker
         that holds the chunk has more than its share of the work.
 
-        Most tasks have one input, on one worker. No other comes into question; to say
-        so here saves the scheduler the search.
+        Of several workers, the one is taken on which the base expects the task to start
+        first. That is asked here since the base looks at every input once for each of
+        them; neighbours are combined on one worker as a rule, and there is no question.
         """
+        dependencies = ts.dependencies
         if (
-            ts.actor
+            not dependencies
+            or ts.actor
             or ts.resource_restrictions
             or ts.worker_restrictions
             or ts.host_restrictions
         ):
-            return ()
+            return None
         state = self.state
-        if len(ts.dependencies) == 1:
-            [dts] = ts.dependencies
-            holders = dts.who_has
-            if holders and len(holders) == 1 and holders <= state.running:
-                return holders
-            return ()
+        running = state.running
+        if len(dependencies) == 1:
+            # Most tasks have one input, on one worker
+            [dts] = dependencies
+            if dts.who_has and len(dts.who_has) == 1:
+                [ws] = dts.who_has
+                return ws if ws in running else None
         dear = [
             dts
-            for dts in ts.dependencies
+            for dts in dependencies
             if dts.nbytes > BINDING_BYTES * len(dts.dependents)
         ]
-        if len(dear) == len(ts.dependencies):
-            return ()
-        return [
-            ws
-            for dts in dear
-            for ws in dts.who_has or ()
-            if ws in state.running and ws not in state.saturated
-        ]
+        holders: set[WorkerState] = set()
+        if dear and len(dear) < len(dependencies):
+            holders.update(*[dts.who_has or () for dts in dear])
+            holders -= state.saturated
+            holders &= running
+        if not holders:
+            holders.update(*[dts.who_has or () for dts in dependencies])
+            holders &= running
+        if len(holders) < 2:
+            return next(iter(holders), None)
 
-    def _weigh(self, ts: TaskState, tg: TaskGroup, marked: bool) -> Verdict:
+        total = 0
+        held: defaultdict[WorkerState, int] = defaultdict(int)
+        for dts in dependencies:
+            nbytes = dts.get_nbytes()
+            total += nbytes
+            who_has = dts.who_has or set()
+            for ws in who_has if len(who_has) < 2 else who_has & holders:
+                held[ws] += nbytes
+
+        def starts(ws: WorkerState) -> tuple[float, int]:
+            """See ``SchedulerState.worker_objective``."""
+            backlog = ws.occupancy / ws.nthreads
+            return backlog + (total - held[ws]) / state.bandwidth, ws.nbytes
+
+        return min(holders, key=starts)
+
+    def _like_the_last(
+        self, ts: TaskState, facts: GroupFacts, marked: bool
+    ) -> Verdict | None:
+        """Return the last verdict on a group, if a glance tells that it still holds.
+
+        It is the same that weighing all inputs would come to, and more often than not
+        this is enough.
+        """
+        if facts.verdict is DEAR and not marked:
+            # One input is enough to say so: its copies cost at least half of it
+            for dts in ts.dependencies:
+                users = len(dts.dependents)
+                if (
+                    dts.nbytes > 2 * (facts.data if users == 1 else facts.most)
+                    and dts.who_has
+                    and len(dts.who_has) == 1
+                    and (users == 1 or users <= len(self.state.workers))
+                ):
+                    return DEAR
+        elif facts.verdict is PRODUCER and marked and len(ts.dependencies) == 1:
+            [dts] = ts.dependencies
+            if (
+                dts.nbytes + MESSAGE_BYTES <= facts.data
+                and ts.group.nbytes_total < facts.confirmed_until
+            ):
+                return PRODUCER
+        return None
+
+    def _weigh(self, ts: TaskState, facts: GroupFacts, marked: bool) -> Verdict:
         """Weigh the price of the inputs of ``ts`` against what copying them buys."""
         state = self.state
-        facts = tg.rootish_facts
+        tg = ts.group
         if tg.nbytes_total >= facts.review_at or (
             facts.guessed and tg.prefix.nbytes_total
         ):
@@ -541,7 +654,7 @@ class Producers(RootishPolicy):
         if not marked and inputs > INPUTS_PER_TASK:
             if price > facts.data:
                 return DEAR
-            if ts.state != "queued" and not self._unthrottled(tg):
+            if ts._state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
             return EDGE if self._cut_off(ts, allowed) else UNTHROTTLED
         if facts.guessed and not marked and inputs > INPUTS_PER_UNKNOWN_TASK:
@@ -561,9 +674,21 @@ class Producers(RootishPolicy):
         if price <= allowed:
             if not marked and self._cut_off(ts, allowed):
                 return EDGE
-            # What is everywhere already says nothing about the others
-            if price and ts.state == "queued" and tg.nbytes_total:
-                facts.confirmed = True
+            if (
+                not facts.guessed
+                and tg.nbytes_total >= facts.confirmed_until
+                # That it is everywhere already says nothing about the others
+                and (
+                    price
+                    or allowed
+                    >= sum(
+                        (dts.nbytes + MESSAGE_BYTES) / len(dts.dependents)
+                        for dts in ts.dependencies
+                    )
+                )
+            ):
+                # What the prefix makes is believed until the group makes something
+                facts.confirmed_until = math.inf if tg.nbytes_total else 1
             return PRODUCER
         # Tasks with fewer inputs than there are workers would leave some idle. Time
         # that copying takes on the workers that hold them, and time that it saves. (A

@@ -152,7 +152,7 @@ class GroupExplanation:
         return {
             **vars(self),
             "verdicts": {
-                policy: verdict._asdict() for policy, verdict in self.verdicts.items()
+                policy: verdict.to_dict() for policy, verdict in self.verdicts.items()
             },
             "in_memory": dict(self.in_memory),
         }

@@ -41,14 +41,16 @@ class SchedulerState:
         there, the one that was free is for the next task.
         """
         ts = self.tasks[key]
+        tg = ts.group
         queue = self.queued
         # The worker for which it was chosen a moment ago
         ws = queue.worker_for(ts) if isinstance(queue, CoAssigningQueue) else None
-        if not ts.group.rootish_facts.confirmed and not self.is_rootish(ts):
+        in_doubt = tg.nbytes_total >= tg.rootish_facts.confirmed_until
+        if moves := in_doubt and not self.is_rootish(ts):
             ws = self.decide_worker_non_rootish(ts) or ws
         if ws is None:
             return self._transition_queued_processing_any(key, stimulus_id)
-        full = ws not in self.idle_task_count
+        full = moves and ws not in self.idle_task_count
         queue.discard(ts)
         recs_msgs = self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
         if full and queue and self.idle_task_count:
@@ -64,11 +66,8 @@ class SchedulerState:
             The worker on which the task is expected to start soonest, or None if there
             is no worker for it.
         """
-        if workers := self.rootish_policy.beside(ts):
-            if len(workers) == 1:
-                return next(iter(workers))
-            return min(workers, key=partial(self.worker_objective, ts))
-        return self._decide_worker_non_rootish_any(ts)
+        ws = self.rootish_policy.place(ts)
+        return ws or self._decide_worker_non_rootish_any(ts)
 
 
 class Scheduler:

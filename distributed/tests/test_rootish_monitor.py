@@ -19,6 +19,7 @@ from distributed.rootish import (
     FEW,
     PRODUCER,
     RESTRICTED,
+    GroupFacts,
     Producers,
     Verdict,
     explain,
@@ -308,6 +309,36 @@ async def test_event_of_a_change(c: Client, s: Scheduler, a: Worker, b: Worker) 
     assert ts.group.rootish_facts.verdict is DEAR
     assert ts.group.rootish_facts.decisions == {FEW: 1, PRODUCER: 3, DEAR: 2}
     assert s.rootish_policy.decisions == {PRODUCER: 3, DEAR: 2}
+
+
+@policy_cluster(far=False)
+async def test_a_group_per_file_is_told_once(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """Of first verdicts, the first of each kind and prefix is; a change always is."""
+    keys = [(f"load-{tokenize(n)}", 0) for n in range(3)]
+    await wait([c.submit(inc, n, key=key) for n, key in enumerate(keys)])
+    assert {tg.prefix.name for tg in s.task_groups.values()} == {"load"}
+    assert len(s.task_groups) == len(keys)
+    verdicts = iter([PRODUCER, PRODUCER, DEAR, DEAR, DEAR])
+
+    class Scripted(Producers):
+        def verdict(self, ts: TaskState) -> Verdict:
+            return next(verdicts)
+
+    for tg in s.task_groups.values():
+        tg.rootish_facts = GroupFacts()
+    s.rootish_policy = Scripted(s)
+    before = len(s.get_events("rootish"))
+    for key in [*keys, *keys[:2]]:
+        s.is_rootish(s.tasks[key])
+    events = [event for _, event in s.get_events("rootish")[before:]]
+    assert [(event["before"], event["reason"]) for event in events] == [
+        (None, "producer"),
+        (None, "dear"),
+        ("producer", "dear"),
+        ("producer", "dear"),
+    ]
 
 
 @policy_cluster(far=False)
