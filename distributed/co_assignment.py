@@ -35,12 +35,12 @@ See the page "Co-assignment" of the documentation for the evidence.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import math
 import operator
-import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+    from distributed.scheduler import SchedulerState, TaskState, WorkerState
 
 #: What the tasks of a block may make before it is combined, as a multiple of what one
 #: of them brings in.
@@ -75,10 +75,19 @@ LOOK_AHEAD = 8
 #: Other workers finish a block when so many blocks for each worker were begun after it.
 PATIENCE = 4
 
+#: Tasks that were removed are kept as long as they are so few.
+REMOVED = 1000
+
+#: Why a worker got a task: see the docstring of this module.
+REASONS = ("own", "first", "near", "help")
+
+#: Where a block ends as long as there is none
+_NOWHERE: tuple[tuple[float, ...], int] = (), JOINS
+
 _priority = operator.attrgetter("priority")
 
-#: A task that waits, and when it was added
-_Entry = tuple[Any, int, "weakref.ref[TaskState]"]
+#: Tasks in the order of their priority
+_Run = deque["TaskState"]
 
 
 class Choice(NamedTuple):
@@ -91,7 +100,7 @@ class Choice(NamedTuple):
     worker
         Address of the worker.
     reason
-        One of those in the docstring of this module.
+        One of :data:`REASONS`.
     """
 
     key: Key
@@ -112,23 +121,29 @@ class Block:
     Attributes
     ----------
     tasks
-        Those that have left the queue are dropped when they come to the front.
+        The same, the next one last. Those that have left the queue are dropped when
+        they are met there.
+    priority
+        Of the task that was the first.
     number
         How many blocks had been begun when this one was.
     passed
         Output of the later blocks that were preferred to this one.
     """
 
-    __slots__ = ("number", "output", "passed", "tasks")
+    __slots__ = ("number", "output", "passed", "priority", "tasks")
 
-    tasks: deque[TaskState]
+    tasks: list[TaskState]
     output: float
+    priority: Any
     number: int
     passed: float
 
-    def __init__(self, tasks: deque[TaskState], output: float):
-        self.tasks = tasks
+    def __init__(self, tasks: list[TaskState], output: float):
         self.output = output
+        self.priority = _priority(tasks[0])
+        tasks.reverse()
+        self.tasks = tasks
         self.number = 0
         self.passed = 0.0
 
@@ -153,35 +168,36 @@ def _joins(ts: TaskState, pick: Callable[..., TaskState]) -> Iterator[TaskState]
         dependents = ts.dependents
         if not dependents:
             return
-        ts = (
-            pick(dependents, key=_priority)
-            if len(dependents) > 1
-            else _only(dependents)
-        )
+        if len(dependents) == 1:
+            [ts] = dependents
+        else:
+            ts = pick(dependents, key=_priority)
         if ts.waiting_on and len(ts.waiting_on) > 1:
             yield ts
 
 
-def end_of_block(ts: TaskState) -> tuple[float, ...]:
+def end_of_block(ts: TaskState, joins: int = JOINS) -> tuple[float, ...]:
     """Return the priority up to which tasks are neighbours of ``ts``.
 
     Parameters
     ----------
     ts
         A task that is queued.
+    joins
+        At which of the tasks that combine its output with others they meet.
 
     Returns
     -------
     tuple
-        The priority of a task that combines its output with others, and is the second
-        that does so, where there are two within reach. If it is never combined, or in
-        another graph, the end of ``ts`` or of its graph. Inputs that are in memory
-        already, such as an array of weights, do not count.
+        The priority of that task, or of the last before it that is within reach. If the
+        output is never combined, or in another graph, the end of ``ts`` or of its
+        graph. Inputs that are in memory already, such as an array of weights, do not
+        count.
     """
-    graph = graph_of(ts)
     end: tuple[float, ...] = _priority(ts)
-    for join in itertools.islice(_joins(ts, max), JOINS):
+    for join in itertools.islice(_joins(ts, max), joins):
         end = _priority(join)
+    graph = graph_of(ts)
     return end if end[:2] == graph else (*graph, math.inf)
 
 
@@ -249,6 +265,9 @@ def _only(tasks: Collection[TaskState]) -> TaskState:
 class CoAssigningQueue(HeapSet["TaskState"]):
     """The tasks in the state ``queued``, in the order in which they are to be run.
 
+    Runs and blocks may still have tasks that are in another state by now, or that were
+    forgotten while one of the same key is queued. They are dropped when they are met.
+
     Parameters
     ----------
     state
@@ -257,11 +276,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     Attributes
     ----------
     chosen
-        How many tasks were chosen for each of the reasons in the docstring of this
-        module.
-    choices
-        The last of these choices, as many as
-        ``distributed.admin.low-level-log-length`` says.
+        How many tasks were chosen for each of :data:`REASONS`.
 
     Notes
     -----
@@ -272,30 +287,38 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     __slots__ = (
         "_begun",
+        "_choices",
         "_count",
+        "_end",
         "_graph",
-        "_group",
         "_latest",
-        "_made",
         "_next",
+        "_overtaken",
         "_peeked",
-        "_review_at",
+        "_removed",
+        "_run",
         "_runs",
-        "choices",
         "chosen",
         "state",
     )
 
     state: SchedulerState
-    chosen: Counter[str]
-    choices: deque[Choice]
-    #: Tasks that came in the order of their priority, one run after the other: a heap
-    #: by their first entries
-    _runs: list[deque[_Entry]]
+    chosen: dict[str, int]
+    _choices: deque[tuple[Key, str, str]]
+    #: Tasks that came in the order of their priority. This run is the first of all, or
+    #: was so before the last tasks were added
+    _run: _Run
+    #: The others: a heap by the priority of their first task
+    _runs: list[tuple[Any, int, _Run]]
     #: The run that was begun last
-    _latest: deque[_Entry] | None
+    _latest: _Run
     #: Blocks that nobody has begun, in the order of their priority
-    _next: deque[Block]
+    _next: list[Block]
+    #: Whether a task was added that comes before the last of them
+    _overtaken: bool
+    #: Up to where tasks are neighbours of those in the block that was made last, and at
+    #: which join they meet
+    _end: tuple[tuple[float, ...], int]
     #: Blocks of workers, in the order in which they were begun; all of one graph
     _begun: dict[WorkerState, Block]
     #: The graph of those
@@ -304,28 +327,34 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _count: int
     #: The task that was chosen last, the worker for which, and the reason
     _peeked: tuple[TaskState, WorkerState, str] | None
-    #: The group that was met last; its tasks are alike
-    _group: TaskGroup | None
-    #: What is made of the output of its tasks
-    _made: float
-    #: Value of ``TaskGroup.nbytes_total`` from which on that is out of date
-    _review_at: int
+    #: How many tasks were removed since it was seen to that none of them is kept
+    _removed: int
 
     def __init__(self, state: SchedulerState):
         super().__init__(key=_priority)
         self.state = state
-        self.chosen = Counter()
-        self.choices = deque(
+        self.chosen = dict.fromkeys(REASONS, 0)
+        self._choices = deque(
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
+        self._run = self._latest = deque()
         self._runs = []
-        self._latest = None
-        self._next = deque()
+        self._next = []
+        self._overtaken = False
+        self._end = _NOWHERE
         self._begun = {}
         self._graph = ()
         self._count = 0
         self._peeked = None
-        self._group = None
+        self._removed = 0
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The last choices, as many as ``distributed.admin.low-level-log-length`` says.
+
+        What a worker goes on with, its own block, is not listed.
+        """
+        return list(itertools.starmap(Choice, self._choices))
 
     def peek(self) -> TaskState:
         """Return the task that is to run next, without removing it.
@@ -339,15 +368,26 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         """
         if not self._data:
             raise KeyError("peek into empty set")
-        before = self._peeked
-        self._peeked = None
-        ws = self.state.decide_worker_rootish_queuing_enabled()
-        if ws is None:
+        state = self.state
+        idle = state.idle_task_count
+        if len(idle) == 1:
+            # As a rule, in the long run
+            [ws] = idle
+        elif (free := state.decide_worker_rootish_queuing_enabled()) is not None:
+            ws = free
+        else:
+            self._peeked = None
             return min(self._data, key=_priority)
-        reason, ts = self._choose(ws)
-        if before and before[0] is ts and before[1] is ws:
-            # It was that which made the block the worker's own
-            reason = before[2]
+        before = self._peeked
+        mine = self._begun.get(ws)
+        ts = self._head(mine) if mine else None
+        if ts:
+            reason = "own"
+            if before and before[0] is ts and before[1] is ws:
+                # It was that which made the block the worker's own
+                return ts
+        else:
+            reason, ts = self._begin(ws)
         self._peeked = ts, ws, reason
         return ts
 
@@ -372,27 +412,45 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if chosen is not ts or ws not in self.state.idle_task_count:
             return None
         self.chosen[reason] += 1
-        self.choices.append(Choice(ts.key, ws.address, reason))
+        if reason != "own":
+            self._choices.append((ts.key, ws.address, reason))
         return ws
 
     def add(self, value: TaskState) -> None:
-        if value in self._data:
+        data = self._data
+        size = len(data)
+        data.add(value)
+        if len(data) == size:
             return
         priority = _priority(value)
         if self._begun and priority < self._graph:
             # A graph that is more urgent has come
-            self._return_all()
-        elif self._next:
-            last = self._next[-1].tasks
-            if last and priority < _priority(last[-1]):
-                self._return_next()
-        self._data.add(value)
-        entry = self._entry(value)
+            self._return_begun()
+        if self._next and priority < self._next[-1].priority:
+            self._overtaken = True
+        if priority < self._end[0]:
+            self._end = _NOWHERE
         run = self._latest
-        if run and priority > run[-1][0]:
-            run.append(entry)
+        if run and run[-1].priority < priority:
+            run.append(value)
         else:
-            self._latest = self._new_run(entry)
+            self._latest = self._new_run([value])
+
+    def remove(self, value: TaskState) -> None:
+        """Remove a task that will not be run.
+
+        Those that are run are at the front, and dropped when they are met there. Others
+        are not kept until their turn comes.
+
+        Raises
+        ------
+        KeyError
+            If it is not in the queue.
+        """
+        super().remove(value)
+        self._removed += 1
+        if self._removed > max(len(self._data), REMOVED):
+            self._begin_runs_again()
 
     def __reduce__(self) -> Any:
         entries = [(_priority(ts), n, ts) for n, ts in enumerate(self.sorted())]
@@ -420,22 +478,23 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     def clear(self) -> None:
         super().clear()
+        self._run = self._latest = deque()
         self._runs.clear()
-        self._latest = None
-        self._group = None
         self._peeked = None
         self._next.clear()
+        self._overtaken = False
+        self._end = _NOWHERE
         self._begun.clear()
+        self._removed = 0
 
     # Choosing
 
-    def _choose(self, ws: WorkerState) -> tuple[str, TaskState]:
-        """Return the next task for a worker and the reason. There must be one."""
-        begun = self._begun
-        if mine := begun.get(ws):
-            if own := self._head(mine):
-                return "own", own
-            del begun[ws]
+    def _begin(self, ws: WorkerState) -> tuple[str, TaskState]:
+        """Return the next task for a worker that has no block, and the reason.
+
+        There must be one.
+        """
+        self._begun.pop(ws, None)
         first = self._head_of_next()
         if help_ := self._someone_to_help(first):
             return "help", help_
@@ -447,9 +506,10 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         del self._next[n]
         self._count += 1
         block.number = self._count
-        self._graph = graph_of(block.tasks[0])
-        begun[ws] = block
-        return "near" if n else "first", block.tasks[0]
+        ts = block.tasks[-1]
+        self._graph = graph_of(ts)
+        self._begun[ws] = block
+        return "near" if n else "first", ts
 
     def _someone_to_help(self, first: TaskState | None) -> TaskState | None:
         """Return a task of another worker's block, if that is what to do now.
@@ -460,6 +520,8 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             First task of the blocks that nobody has begun, if any.
         """
         begun = self._begun
+        if not begun:
+            return None
         forced = first is None or graph_of(first) != self._graph
         while begun:
             # The one that was begun before all others
@@ -485,7 +547,7 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             or _has_inputs(ws, blocks[0])
         ):
             return 0
-        graph = graph_of(blocks[0].tasks[0])
+        graph = graph_of(blocks[0].tasks[-1])
         n = 0
         ahead = 0.0
         while (ahead := ahead + blocks[n].output) < LOOK_AHEAD:
@@ -502,114 +564,129 @@ class CoAssigningQueue(HeapSet["TaskState"]):
 
     # Blocks
 
-    def _waits(self, ts: TaskState) -> bool:
-        """Whether a task is queued.
-
-        It is equal to every other task of that key. When a key is submitted again that
-        was cancelled, blocks may still have the task that was forgotten.
-        """
-        return ts in self._data and ts.state != "forgotten"
-
     def _head(self, block: Block) -> TaskState | None:
         """Return the first task of a block that is still queued."""
         tasks = block.tasks
         while tasks:
-            if self._waits(tasks[0]):
-                return tasks[0]
-            tasks.popleft()
+            ts = tasks[-1]
+            if ts._state == "queued":
+                return ts
+            tasks.pop()
         return None
 
     def _head_of_next(self) -> TaskState | None:
         """Return the first task that is in nobody's block."""
-        while self._next:
-            if ts := self._head(self._next[0]):
+        blocks = self._next
+        if self._overtaken:
+            self._overtaken = False
+            while (
+                blocks and (ts := self._top()) and _priority(ts) < blocks[-1].priority
+            ):
+                self._draw()
+        while blocks:
+            if ts := self._head(blocks[0]):
                 return ts
-            self._next.popleft()
-        return self._next[0].tasks[0] if self._draw() else None
+            del blocks[0]
+        return blocks[0].tasks[-1] if self._draw() else None
 
     def _draw(self) -> bool:
         """Make a block of the tasks that come next; return whether there was any."""
         ts = self._top()
         if ts is None:
             return False
-        self._take_top()
-        tasks = deque([ts])
-        end = end_of_block(ts)
+        self._run.popleft()
+        tasks = [ts]
         output = self._output_until_joined(ts)
-        while (after := self._top()) is not None:
-            if _priority(after) > end:
-                end = end_of_block(tasks[-1])
-                if _priority(after) > end:
+        after = None
+        # Every task makes 1 at least
+        room = output + 1 <= BLOCK_OUTPUT
+        end, joins = self._end
+        if room and _priority(ts) > end:
+            # That is enough for large families, and the next join is looked for if not
+            end, joins = end_of_block(ts, 1), 1
+        while room and (after := self._top()):
+            priority = _priority(after)
+            if priority > end:
+                end, joins = end_of_block(tasks[-1]), JOINS
+                if priority > end:
                     break
             made = self._output_until_joined(after)
             if output + made > BLOCK_OUTPUT:
                 break
             output += made
-            self._take_top()
+            self._run.popleft()
             tasks.append(after)
-        if len(tasks) > 1 and after is not None and first_use(ts) < _priority(after):
+        if (
+            after
+            and len(tasks) > 1
+            # All are of one family else
+            and (joins > 1 or len(ts.dependents) > 1)
+            and _priority(after) < first_use(tasks[-1])
+            and first_use(ts) < _priority(after)
+        ):
             # What is combined first is not torn
             while len(tasks) > 1 and _priority(after) < first_use(tasks[-1]):
                 after = tasks.pop()
                 output -= self._output_until_joined(after)
-                self._new_run(self._entry(after))
-        self._next.append(Block(tasks, output))
+                self._run.appendleft(after)
+        self._end = end, joins
+        bisect.insort(self._next, Block(tasks, output), key=_priority)
         return True
 
     def _output_until_joined(self, ts: TaskState) -> float:
         """Ask the function of that name, anew when more is known of the outputs."""
-        group = ts.group
-        if group is not self._group or group.nbytes_total >= self._review_at:
-            self._group = group
-            self._made = output_until_joined(ts)
-            self._review_at = 2 * group.nbytes_total or 1
-        return self._made
+        facts = ts.group.rootish_facts
+        if ts.prefix.nbytes_total >= facts.output_review_at:
+            facts.output_until_joined = output_until_joined(ts)
+            facts.output_review_at = 2 * ts.prefix.nbytes_total or 1
+        return facts.output_until_joined
 
     def _top(self) -> TaskState | None:
-        """Return the task that comes next, if any, without taking it out of its run."""
-        while self._runs:
-            ts = self._runs[0][0][2]()
-            if ts is not None and self._waits(ts):
-                return ts
-            self._take_top()
-        return None
-
-    def _take_top(self) -> None:
+        """Return the task that comes next, if any, as the first of ``_run``."""
         runs = self._runs
-        run = runs[0]
-        run.popleft()
-        if not run:
-            heapq.heappop(runs)
-        # As a rule, all of a run comes before the others. To compare the first entries
-        # is faster than to compare runs.
-        elif (len(runs) > 1 and runs[1][0] < run[0]) or (
-            len(runs) > 2 and runs[2][0] < run[0]
-        ):
-            heapq.heapreplace(runs, run)
+        while True:
+            run = self._run
+            if not run:
+                if not runs:
+                    return None
+                self._run = heapq.heappop(runs)[-1]
+                continue
+            ts = run[0]
+            if runs and runs[0][0] < _priority(ts):
+                # As a rule, all of a run comes before the others
+                self._inc += 1
+                entry = _priority(ts), self._inc, run
+                self._run = heapq.heapreplace(runs, entry)[-1]
+            elif ts._state == "queued":
+                return ts
+            else:
+                run.popleft()
 
-    def _entry(self, ts: TaskState) -> _Entry:
+    def _new_run(self, tasks: Iterable[TaskState]) -> _Run:
+        run = deque(tasks)
         self._inc += 1
-        return _priority(ts), self._inc, weakref.ref(ts)
-
-    def _new_run(self, *entries: _Entry) -> deque[_Entry]:
-        run = deque(entries)
-        heapq.heappush(self._runs, run)
+        heapq.heappush(self._runs, (_priority(run[0]), self._inc, run))
         return run
 
-    def _return(self, blocks: Iterable[Block]) -> None:
-        """Make runs of blocks."""
-        for block in blocks:
-            if entries := [self._entry(ts) for ts in block.tasks if self._waits(ts)]:
-                self._new_run(*entries)
+    def _begin_runs_again(self) -> None:
+        """Forget the tasks that were removed before they came to the front."""
+        blocks = [*self._next, *self._begun.values()]
+        in_blocks = {
+            ts for block in blocks for ts in block.tasks if ts._state == "queued"
+        }
+        self._runs.clear()
+        self._run = self._latest = deque(
+            ts for ts in self.sorted() if ts not in in_blocks
+        )
+        self._removed = 0
 
-    def _return_next(self) -> None:
-        self._return(self._next)
-        self._next.clear()
-
-    def _return_all(self) -> None:
-        self._return_next()
-        self._return(self._begun.values())
+    def _return_begun(self) -> None:
+        """Make runs of the blocks that workers have begun."""
+        for block in self._begun.values():
+            if tasks := [ts for ts in reversed(block.tasks) if ts._state == "queued"]:
+                self._new_run(tasks)
         self._begun.clear()
+        self._overtaken = bool(self._next)
 
 
 def _has_inputs(ws: WorkerState, block: Block) -> bool:

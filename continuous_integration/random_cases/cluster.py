@@ -45,7 +45,7 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.co_assignment import CoAssigningQueue
 from distributed.core import Status
 from distributed.protocol import Serialized, serialize
-from distributed.rootish import Verdict
+from distributed.rootish import GroupFacts, Verdict
 from distributed.scheduler import ClientState
 
 if TYPE_CHECKING:
@@ -248,6 +248,16 @@ class Cluster:
             def verdict(self, ts: TaskState) -> Verdict:
                 verdict: Verdict = super().verdict(ts)
                 rootish[ts.key] = verdict.rootish
+                return verdict
+
+            def _like_the_last(
+                self, ts: TaskState, facts: GroupFacts, marked: bool
+            ) -> Verdict | None:
+                """Weigh all inputs where a glance was enough."""
+                verdict: Verdict | None = super()._like_the_last(ts, facts, marked)
+                weighed = self._weigh(ts, facts, marked) if verdict else None
+                if verdict is not weighed:
+                    raise Fault(f"{ts} is {verdict} at a glance, and {weighed}")
                 return verdict
 
         self.scheduler.rootish_policy = Heard(self.scheduler)
@@ -799,9 +809,9 @@ class Cluster:
     def problems_of_queue(self, queue: CoAssigningQueue) -> Iterator[str]:
         """Yield what is wrong in the books of the queue."""
         places: Counter[Any] = Counter()
-        for run in queue._runs:
-            places.update({ref() for _, _, ref in run})
-            if sorted(run, key=lambda entry: entry[:2]) != list(run):
+        for run in [queue._run, *(run for *_, run in queue._runs)]:
+            places.update(run)
+            if sorted(run, key=queue.key) != list(run):
                 yield "a run is not in order"
         for block in [*queue._next, *queue._begun.values()]:
             places.update(block.tasks)
@@ -917,8 +927,9 @@ class Cluster:
         }
         if isinstance(s.queued, CoAssigningQueue):
             queue = s.queued
-            kept.update(runs=queue._runs, next=queue._next, begun=queue._begun)
-            kept.update(latest=queue._latest, peeked=queue._peeked, group=queue._group)
+            kept.update(run=queue._run, runs=queue._runs, latest=queue._latest)
+            kept.update(next=queue._next, begun=queue._begun)
+            kept.update(peeked=queue._peeked)
         for name, things in kept.items():
             if things:
                 raise Fault(f"{name} kept after all is released: {things}")

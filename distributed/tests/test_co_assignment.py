@@ -18,13 +18,14 @@ from distributed import Event, Scheduler, SchedulerPlugin, get_worker, wait
 from distributed.co_assignment import (
     BLOCK_OUTPUT,
     LOOK_AHEAD,
+    REMOVED,
     CoAssigningQueue,
     end_of_block,
     first_use,
     output_until_joined,
 )
 from distributed.collections import HeapSet
-from distributed.rootish import POLICIES
+from distributed.rootish import POLICIES, GroupFacts
 from distributed.tests.rootish_utils import (
     CHUNK_NBYTES,
     moved,
@@ -241,10 +242,12 @@ def fake(
 ) -> Any:
     """A task as far as the queue looks at it."""
     types = {} if output is None else {"bytes": 1}
-    group = Fake(_types=types, _size=1, nbytes_total=output or 0)
+    group = Fake(
+        _types=types, _size=1, nbytes_total=output or 0, rootish_facts=GroupFacts()
+    )
     return Fake(
         key=("load", graph, n),
-        state="queued",
+        _state="queued",
         priority=(0, graph, n),
         group=group,
         prefix=group,
@@ -349,9 +352,21 @@ class FakeState:
         return self.next
 
 
+class Queue(CoAssigningQueue):
+    """Keep the state of tasks in step, as transitions do."""
+
+    def add(self, value: Any) -> None:
+        value._state = "queued"
+        super().add(value)
+
+    def discard(self, value: Any) -> None:
+        value._state = "released"
+        super().discard(value)
+
+
 def make(nworkers: int = 1) -> tuple[FakeState, Any]:
     state = FakeState(nworkers)
-    return state, CoAssigningQueue(state)  # type: ignore[arg-type]
+    return state, Queue(state)  # type: ignore[arg-type]
 
 
 def take(state: FakeState, queue: Any, worker: int = 0) -> Any:
@@ -382,11 +397,10 @@ def test_own_then_first_then_help() -> None:
     assert take(state, queue, 1) is loads[2]
     assert take(state, queue, 0) is loads[1]
     assert take(state, queue, 0) is loads[3]
-    assert queue.chosen == {"first": 2, "own": 1, "help": 1}
-    assert list(queue.choices) == [
+    assert queue.chosen == {"own": 1, "first": 2, "near": 0, "help": 1}
+    assert queue.choices == [
         (loads[0].key, "worker-0", "first"),
         (loads[2].key, "worker-1", "first"),
-        (loads[1].key, "worker-0", "own"),
         (loads[3].key, "worker-0", "help"),
     ]
     with pytest.raises(KeyError):
@@ -433,13 +447,14 @@ def test_nobody_is_free() -> None:
     loads = pairs(2)
     for ts in loads:
         queue.add(ts)
+    state.idle_task_count.clear()
     state.next = None
     assert queue.peek() is loads[0]
 
 
 def test_worker_for_whom_it_was_chosen() -> None:
     """What peek found out is used once, by the task that it is about, and if true."""
-    state, queue = make(2)
+    state, queue = make(3)
     loads = pairs(2)
     for ts in loads:
         queue.add(ts)
@@ -458,7 +473,7 @@ def test_worker_for_whom_it_was_chosen() -> None:
     state.idle_task_count.add(ws)
     assert queue.worker_for(ts) is None
     # Only the choice that was followed is told
-    assert list(queue.choices) == [(ts.key, "worker-1", "first")]
+    assert queue.choices == [(ts.key, "worker-1", "first")]
 
 
 def test_more_urgent_graph_interrupts_blocks() -> None:
@@ -583,6 +598,51 @@ def test_order_of_arrival_does_not_matter() -> None:
     assert len(left) < len(loads)
     assert [take(state, queue) for _ in left] == left
     assert not queue
+
+
+def test_cancelled_tasks_are_not_kept() -> None:
+    """Those that will not be run do not wait for their turn; the others do."""
+    state, queue = make(2)
+    loads = pairs(4 * REMOVED)
+    for ts in loads:
+        queue.add(ts)
+    for n in range(6):
+        take(state, queue, n % 2)
+    wanted = loads[-20:]
+    for ts in loads[:-20]:
+        if ts in queue:
+            queue.remove(ts)
+    kept = [queue._run, *(run for *_, run in queue._runs)]
+    assert sum(map(len, kept)) <= REMOVED + len(wanted)
+    assert [take(state, queue) for _ in wanted] == wanted
+    assert not queue
+    with pytest.raises(KeyError):
+        queue.remove(wanted[0])
+
+
+class SameKey(Fake):
+    """Equal to every other task of its key, as tasks are."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SameKey) and self.key == other.key
+
+
+def test_cancelled_and_submitted_again() -> None:
+    """A block has a task that was forgotten, and another of that key is queued."""
+    state, queue = make()
+    old, new, first = (SameKey(**vars(fake(n))) for n in (1, 1, 0))
+    connect(fake(2), first, old)
+    last = fake(9)
+    for ts in (first, old, last):
+        queue.add(ts)
+    assert take(state, queue) is first
+    queue.remove(old)
+    queue.add(new)
+    queue._begin_runs_again()
+    assert [take(state, queue) for _ in range(2)] == [new, last]
 
 
 def test_pickle() -> None:
