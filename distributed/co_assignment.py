@@ -41,7 +41,7 @@ import itertools
 import math
 import operator
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -239,7 +239,7 @@ def output_until_joined(ts: TaskState) -> float:
         # Past tasks that only rename or convert
         if len(dependents) != 1:
             break
-        dts = _only(dependents)
+        [dts] = dependents
         if len(dts.dependencies) > 1 or not dts.dependents:
             break
         dependents = dts.dependents
@@ -256,10 +256,6 @@ def output_until_joined(ts: TaskState) -> float:
                 # While chunks are merged, they are there twice
                 made += share
     return made
-
-
-def _only(tasks: Collection[TaskState]) -> TaskState:
-    return next(iter(tasks))
 
 
 class CoAssigningQueue(HeapSet["TaskState"]):
@@ -293,7 +289,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         "_graph",
         "_latest",
         "_next",
-        "_overtaken",
         "_peeked",
         "_removed",
         "_run",
@@ -314,8 +309,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     _latest: _Run
     #: Blocks that nobody has begun, in the order of their priority
     _next: list[Block]
-    #: Whether a task was added that comes before the last of them
-    _overtaken: bool
     #: Up to where tasks are neighbours of those in the block that was made last, and at
     #: which join they meet
     _end: tuple[tuple[float, ...], int]
@@ -340,7 +333,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._run = self._latest = deque()
         self._runs = []
         self._next = []
-        self._overtaken = False
         self._end = _NOWHERE
         self._begun = {}
         self._graph = ()
@@ -370,12 +362,13 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             raise KeyError("peek into empty set")
         state = self.state
         idle = state.idle_task_count
-        if len(idle) == 1:
+        ws = (
             # As a rule, in the long run
-            [ws] = idle
-        elif (free := state.decide_worker_rootish_queuing_enabled()) is not None:
-            ws = free
-        else:
+            next(iter(idle))
+            if len(idle) == 1
+            else state.decide_worker_rootish_queuing_enabled()
+        )
+        if ws is None:
             self._peeked = None
             return min(self._data, key=_priority)
         before = self._peeked
@@ -426,8 +419,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         if self._begun and priority < self._graph:
             # A graph that is more urgent has come
             self._return_begun()
-        if self._next and priority < self._next[-1].priority:
-            self._overtaken = True
         if priority < self._end[0]:
             self._end = _NOWHERE
         run = self._latest
@@ -482,7 +473,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
         self._runs.clear()
         self._peeked = None
         self._next.clear()
-        self._overtaken = False
         self._end = _NOWHERE
         self._begun.clear()
         self._removed = 0
@@ -577,12 +567,9 @@ class CoAssigningQueue(HeapSet["TaskState"]):
     def _head_of_next(self) -> TaskState | None:
         """Return the first task that is in nobody's block."""
         blocks = self._next
-        if self._overtaken:
-            self._overtaken = False
-            while (
-                blocks and (ts := self._top()) and _priority(ts) < blocks[-1].priority
-            ):
-                self._draw()
+        # What was added since may come before blocks that were made
+        while blocks and (ts := self._top()) and _priority(ts) < blocks[-1].priority:
+            self._draw()
         while blocks:
             if ts := self._head(blocks[0]):
                 return ts
@@ -686,7 +673,6 @@ class CoAssigningQueue(HeapSet["TaskState"]):
             if tasks := [ts for ts in reversed(block.tasks) if ts._state == "queued"]:
                 self._new_run(tasks)
         self._begun.clear()
-        self._overtaken = bool(self._next)
 
 
 def _has_inputs(ws: WorkerState, block: Block) -> bool:

@@ -44,7 +44,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask
@@ -105,7 +106,7 @@ TOPIC = "rootish"
 DEFAULT_COUNT = 5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Verdict:
     """Whether a task is root-ish, and why. There is one object for each reason.
 
@@ -119,18 +120,9 @@ class Verdict:
         The reason as a sentence for people.
     """
 
-    __slots__ = ("explanation", "reason", "rootish")
-
     rootish: bool
     reason: str
     explanation: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "rootish": self.rootish,
-            "reason": self.reason,
-            "explanation": self.explanation,
-        }
 
 
 RESTRICTED = Verdict(False, "restricted", "It may run on some workers only.")
@@ -200,6 +192,11 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     """
     finished = min(sum(tasks._types.values()), tasks._size)
     return tasks.nbytes_total / finished if finished else None
+
+
+def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
+    """Return the workers that hold any of the inputs."""
+    return set().union(*[dts.who_has or () for dts in inputs])
 
 
 def stands_for_data(run_spec: object) -> bool:
@@ -449,7 +446,7 @@ class RootishPolicy(ABC):
                 "action": "verdict",
                 "group": tg.name,
                 "policy": self.name,
-                **verdict.to_dict(),
+                **asdict(verdict),
                 "before": before.reason if before else None,
             },
         )
@@ -569,12 +566,9 @@ class Producers(RootishPolicy):
         ]
         holders: set[WorkerState] = set()
         if dear and len(dear) < len(dependencies):
-            holders.update(*[dts.who_has or () for dts in dear])
-            holders -= state.saturated
-            holders &= running
+            holders = (_holders(dear) & running) - state.saturated
         if not holders:
-            holders.update(*[dts.who_has or () for dts in dependencies])
-            holders &= running
+            holders = _holders(dependencies) & running
         if len(holders) < 2:
             return next(iter(holders), None)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask._expr import Expr
@@ -152,7 +152,7 @@ class GroupExplanation:
         return {
             **vars(self),
             "verdicts": {
-                policy: verdict.to_dict() for policy, verdict in self.verdicts.items()
+                policy: asdict(verdict) for policy, verdict in self.verdicts.items()
             },
             "in_memory": dict(self.in_memory),
         }
