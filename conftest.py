@@ -29,7 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
         for tests in ROOT.glob("distributed/**/tests"):
             importlib.import_module(".".join(tests.parent.relative_to(ROOT).parts))
         # What tests share is not installed, and tests in other folders come before it
-        distributed.__path__.append(str(ROOT / "distributed"))
+        rootish = importlib.import_module("distributed.rootish")
+        rootish.__path__.append(str(ROOT / "distributed" / "rootish"))
         return
     raise pytest.UsageError(
         f"`import distributed` finds {found}, not this fork; "

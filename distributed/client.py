@@ -26,7 +26,7 @@ class Client:
         --------
         Client.explain_rootish
         """
-        from distributed.rootish_monitor import ask_scheduler
+        from distributed.rootish.monitor import ask_scheduler
 
         return self.sync(ask_scheduler, self.scheduler)
 
@@ -57,6 +57,6 @@ class Client:
         distributed.rootish.explain
         Client.rootish
         """
-        from distributed.rootish_explain import explain_on_cluster
+        from distributed.rootish.explanation import explain_on_cluster
 
         return self.sync(explain_on_cluster, collections, self.scheduler)

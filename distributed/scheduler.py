@@ -6,9 +6,9 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
-from distributed.co_assignment import CoAssigningQueue, make_queue
-from distributed.rootish import GroupFacts, RootishPolicy, make_policy
-from distributed.rootish_monitor import RootishMonitor
+from distributed.rootish.monitor import RootishMonitor
+from distributed.rootish.policy import GroupFacts, RootishPolicy, make_policy
+from distributed.rootish.queue import CoAssigningQueue, make_queue
 
 DEFAULT_EXTENSIONS["rootish"] = RootishMonitor
 

@@ -24,6 +24,9 @@ from continuous_integration.benchmarks.workloads import CHUNK, Workload, load
 if TYPE_CHECKING:
     from distributed import Client
 
+#: What is tried
+NUMBER = "distributed.rootish.policy.TASKS_PER_THREAD"
+
 
 def mean_of_loads(client: Client, folder: Path, prepared: None, loads: int) -> Any:
     """Average as many loads along time."""
@@ -65,7 +68,7 @@ def main(repeats: int) -> None:
                 runs: dict[int, list[Measurement]] = {1: [], 2: []}
                 for _ in range(repeats):
                     for bound, measured in runs.items():
-                        with mock.patch("distributed.rootish.TASKS_PER_THREAD", bound):
+                        with mock.patch(NUMBER, bound):
                             measured.append(
                                 measure(work, Path(), workers=workers, threads=threads)
                             )

@@ -22,16 +22,15 @@ import dask
 from dask.base import is_dask_collection
 from dask.utils import key_split
 
-import distributed
 from continuous_integration.benchmarks.measure import REPOSITORY, without_marks
 from continuous_integration.benchmarks.readers import Reader
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, rootish
 from distributed.utils import key_split_group
 
 # The tests are not installed
-distributed.__path__.append(str(REPOSITORY / "distributed"))
+rootish.__path__.append(str(REPOSITORY / "distributed" / "rootish"))
 
-from distributed.tests.rootish_utils import (  # noqa: E402
+from distributed.rootish.tests.utils import (  # noqa: E402
     FarWorker,
     Watch,
     slots,

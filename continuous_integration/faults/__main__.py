@@ -22,7 +22,7 @@ from continuous_integration.faults.run import (
     observe,
 )
 from continuous_integration.faults.scenarios import SCENARIOS, reference
-from distributed.rootish_tables import text_table
+from distributed.rootish.tables import text_table
 
 #: Titles of the columns of :func:`row`
 HEAD = ("scenario", "runs", "wrong", "did not end", "managed peak in bytes", "seen")

@@ -42,10 +42,10 @@ from continuous_integration.random_cases.cases import (
     address_of,
 )
 from distributed import Scheduler, SchedulerPlugin
-from distributed.co_assignment import CoAssigningQueue
 from distributed.core import Status
 from distributed.protocol import Serialized, serialize
 from distributed.rootish import GroupFacts, Verdict
+from distributed.rootish.queue import CoAssigningQueue
 from distributed.scheduler import ClientState
 
 if TYPE_CHECKING:

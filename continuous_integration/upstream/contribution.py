@@ -19,10 +19,10 @@ LEFT_OUT = {
     "distributed/cli/dask_rootish.py": "the demo",
     "distributed/cli/tests/test_dask_rootish.py": "tests of the demo",
     "distributed/dashboard/tests/test_rootish_browser.py": "needs a browser",
-    "distributed/rootish_demo.py": "the demo",
-    "distributed/tests/test_co_assignment.py::test_nothing_is_lost": "needs hypothesis",
-    "distributed/tests/test_rootish_files.py": "needs Zarr, xarray and Iris",
-    "distributed/tests/test_rootish_random.py": "needs hypothesis and random_cases",
+    "distributed/rootish/demo.py": "the demo",
+    "distributed/rootish/tests/test_queue.py::test_nothing_is_lost": "needs hypothesis",
+    "distributed/rootish/tests/test_files.py": "needs Zarr, xarray and Iris",
+    "distributed/rootish/tests/test_random.py": "needs hypothesis and random_cases",
 }
 
 #: Upstream's tests also run where numpy is not installed, which these need

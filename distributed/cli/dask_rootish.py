@@ -24,8 +24,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distributed.rootish_explain import Explanation
-    from distributed.rootish_monitor import RootishStatus
+    from distributed.rootish.explanation import Explanation
+    from distributed.rootish.monitor import RootishStatus
 
 # Named here too, because the module that knows them is expensive to import. A test
 # compares.
@@ -167,7 +167,7 @@ def demo(
     sources = tuple(dict.fromkeys(sources))
     policies = tuple(dict.fromkeys(policies))
 
-    from distributed import rootish_demo
+    from distributed.rootish import demo as rootish_demo
 
     missing = rootish_demo.missing_packages(sources)
     if missing:
@@ -267,7 +267,7 @@ def _ask(address: str) -> RootishStatus:
     from dask.utils import parse_timedelta
 
     from distributed.core import rpc
-    from distributed.rootish_monitor import ask_scheduler
+    from distributed.rootish.monitor import ask_scheduler
     from distributed.security import Security
     from distributed.utils import TimeoutError as NoAnswer
     from distributed.utils import wait_for

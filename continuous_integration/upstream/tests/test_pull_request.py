@@ -233,7 +233,7 @@ def test_branch(made: Made) -> None:
     assert VERSION_FILE not in changed
     assert set(changed) == {
         "distributed/client.py",
-        "distributed/co_assignment.py",
+        "distributed/rootish/queue.py",
         "distributed/dashboard/components/rootish.py",
         "distributed/dashboard/scheduler.py",
         "distributed/dashboard/tests/test_rootish_bokeh.py",
@@ -243,16 +243,18 @@ def test_branch(made: Made) -> None:
         "distributed/http/scheduler/prometheus/core.py",
         "distributed/http/scheduler/prometheus/rootish.py",
         "distributed/http/scheduler/tests/test_rootish_http.py",
-        "distributed/rootish.py",
-        "distributed/rootish_explain.py",
-        "distributed/rootish_monitor.py",
-        "distributed/rootish_tables.py",
+        "distributed/rootish/__init__.py",
+        "distributed/rootish/policy.py",
+        "distributed/rootish/explanation.py",
+        "distributed/rootish/monitor.py",
+        "distributed/rootish/tables.py",
         "distributed/scheduler.py",
-        "distributed/tests/rootish_utils.py",
-        "distributed/tests/test_co_assignment.py",
-        "distributed/tests/test_rootish.py",
-        "distributed/tests/test_rootish_explain.py",
-        "distributed/tests/test_rootish_monitor.py",
+        "distributed/rootish/tests/__init__.py",
+        "distributed/rootish/tests/utils.py",
+        "distributed/rootish/tests/test_queue.py",
+        "distributed/rootish/tests/test_policy.py",
+        "distributed/rootish/tests/test_explanation.py",
+        "distributed/rootish/tests/test_monitor.py",
         PAGE,
     }
     pages = git(made.checkout, "diff", "--name-only", f"{BRANCH}^", BRANCH)
@@ -320,7 +322,7 @@ def test_description_has_what_was_measured(made: Made) -> None:
 def test_what_is_left_out_must_be_there(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tests = "distributed/tests/test_rootish.py"
+    tests = "distributed/rootish/tests/test_policy.py"
     monkeypatch.setitem(contribution.LEFT_OUT, "distributed/gone.py", "why")
     assert "distributed/gone.py" in refused(checkout)
     monkeypatch.delitem(contribution.LEFT_OUT, "distributed/gone.py")
@@ -400,7 +402,7 @@ def test_branch_exists(checkout: Path) -> None:
     run(checkout, "--branch=mine", "--force")
     assert git(checkout, "log", "--format=%s", "main..mine").count("\n") == 1
     git(checkout, "checkout", "--quiet", "mine")
-    assert "has distributed/co_assignment.py already" in run(checkout, code=1)
+    assert "has distributed/dashboard/components/rootish.py already" in run(checkout, code=1)
     git(checkout, "reset", "--quiet", "--hard", "main")
     shutil.rmtree(checkout.parent / "made")
     assert "is checked out" in refused(checkout, "--branch=mine", "--force")
@@ -422,10 +424,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 19 files",
-        "ruff-format 1.2.3: passed on 19 files",
+        "ruff-check 1.2.3: passed on 21 files",
+        "ruff-format 1.2.3: passed on 21 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 19 files",
+        "mypy 5: passed on 21 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)

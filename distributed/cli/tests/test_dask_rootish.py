@@ -22,9 +22,10 @@ from click.testing import CliRunner, Result
 from dask import config
 from dask._task_spec import DataNode, Task
 
-from distributed import Scheduler, rootish, rootish_demo, wait
+from distributed import Scheduler, rootish, wait
 from distributed.cli import dask_rootish
-from distributed.rootish_demo import (
+from distributed.rootish import demo as rootish_demo
+from distributed.rootish.demo import (
     POLICIES,
     SOURCES,
     ClusterSpec,

@@ -26,7 +26,7 @@ from distributed.dashboard.components import DashboardComponent
 from distributed.dashboard.components.scheduler import env, individual_doc
 from distributed.dashboard.utils import update
 from distributed.metrics import thread_time
-from distributed.rootish_monitor import CHUNKS_PER_SLOT, count_slots
+from distributed.rootish.monitor import CHUNKS_PER_SLOT, count_slots
 from distributed.utils import log_errors
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bokeh.document import Document
 
-    from distributed.rootish_monitor import GroupStatus, RootishStatus
+    from distributed.rootish.monitor import GroupStatus, RootishStatus
     from distributed.scheduler import Scheduler
 
 #: Groups that are shown at most

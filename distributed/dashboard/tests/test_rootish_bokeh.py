@@ -19,9 +19,9 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from distributed import Event, wait
 from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
-from distributed.rootish_monitor import CHUNKS_PER_SLOT, RootishMonitor
+from distributed.rootish.monitor import CHUNKS_PER_SLOT, RootishMonitor
+from distributed.rootish.tests.utils import TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
-from distributed.tests.rootish_utils import TWO_WORKERS
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 from distributed.worker import Worker
 

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Event, wait
-from distributed.tests.rootish_utils import TWO_WORKERS
+from distributed.rootish.tests.utils import TWO_WORKERS
 from distributed.utils_test import gen_cluster, inc
 
 #: Two for each thread

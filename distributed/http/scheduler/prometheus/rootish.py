@@ -11,7 +11,7 @@ from distributed.http.prometheus import PrometheusCollector
 
 if TYPE_CHECKING:
     from distributed.rootish import Verdict
-    from distributed.rootish_monitor import RootishMonitor
+    from distributed.rootish.monitor import RootishMonitor
     from distributed.scheduler import Scheduler
 
 _LABELS = ("rootish", "reason")

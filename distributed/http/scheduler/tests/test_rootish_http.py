@@ -11,8 +11,8 @@ from tornado.httpclient import AsyncHTTPClient
 
 from distributed import Event, wait
 from distributed.rootish import make_policy
+from distributed.rootish.tests.utils import TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
-from distributed.tests.rootish_utils import TWO_WORKERS
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 
 #: Two for each thread

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dask
 
 from distributed.collections import HeapSet
-from distributed.rootish import mean_output
+from distributed.rootish.policy import mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies

@@ -27,7 +27,7 @@ from dask.utils import format_bytes, parse_timedelta
 from tornado.ioloop import PeriodicCallback
 
 from distributed.metrics import monotonic
-from distributed.rootish import (
+from distributed.rootish.policy import (
     DATA_PRICE,
     DEAR,
     EDGE,
@@ -38,7 +38,7 @@ from distributed.rootish import (
     Verdict,
     mean_output,
 )
-from distributed.rootish_tables import html_table, text_table
+from distributed.rootish.tables import html_table, text_table
 
 if TYPE_CHECKING:
     # Circular dependencies

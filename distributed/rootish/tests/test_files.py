@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from dask.utils import key_split
 
-from distributed.tests.rootish_utils import (
+from distributed.rootish.tests.utils import (
     marks_stripped,
     policy_cluster,
     reading_tasks,

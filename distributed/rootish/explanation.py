@@ -33,7 +33,13 @@ from sortedcontainers import SortedDict
 
 from distributed.collections import HeapSet
 from distributed.core import Status
-from distributed.rootish import (
+from distributed.rootish.monitor import (
+    CHUNKS_PER_SLOT,
+    SMALL,
+    chunks_let_through,
+    count_slots,
+)
+from distributed.rootish.policy import (
     COUNTED,
     DATA_PRICE,
     DEAR,
@@ -46,13 +52,7 @@ from distributed.rootish import (
     UNTHROTTLED,
     Verdict,
 )
-from distributed.rootish_monitor import (
-    CHUNKS_PER_SLOT,
-    SMALL,
-    chunks_let_through,
-    count_slots,
-)
-from distributed.rootish_tables import html_table, text_table
+from distributed.rootish.tables import html_table, text_table
 from distributed.scheduler import (
     SchedulerState,
     TaskGroup,

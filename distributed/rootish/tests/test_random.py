@@ -27,9 +27,9 @@ from continuous_integration.random_cases import (
     script,
     shrink,
 )
-from distributed.rootish import DEAR, POLICIES, PRODUCER
+from distributed.rootish.policy import DEAR, POLICIES, PRODUCER
+from distributed.rootish.tests.utils import KIB, MIB
 from distributed.scheduler import TaskGroup, TaskPrefix
-from distributed.tests.rootish_utils import KIB, MIB
 
 #: How many cases are played from their numbers, and how many Hypothesis makes up
 CASES = int(os.environ.get("RANDOM_CASES", 500))

@@ -14,7 +14,15 @@ from dask import config, delayed
 from dask.tokenize import tokenize
 
 from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
-from distributed.rootish import (
+from distributed.rootish import explain
+from distributed.rootish.monitor import (
+    CHUNKS_PER_SLOT,
+    HINTS,
+    GroupStatus,
+    RootishMonitor,
+    RootishStatus,
+)
+from distributed.rootish.policy import (
     DEAR,
     FEW,
     PRODUCER,
@@ -22,17 +30,9 @@ from distributed.rootish import (
     GroupFacts,
     Producers,
     Verdict,
-    explain,
 )
-from distributed.rootish_monitor import (
-    CHUNKS_PER_SLOT,
-    HINTS,
-    GroupStatus,
-    RootishMonitor,
-    RootishStatus,
-)
+from distributed.rootish.tests.utils import MIB, policy_cluster, slots
 from distributed.scheduler import TaskState
-from distributed.tests.rootish_utils import MIB, policy_cluster, slots
 from distributed.utils_test import (
     async_poll_for,
     captured_logger,
@@ -378,7 +378,7 @@ async def half_loaded(c: Client, **kwargs: Any) -> AsyncIterator[None]:
 
 @policy_cluster(far=False)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         monitor = small_cluster(s)
         async with half_loaded(c, workers=[a.address, b.address]):
             [group] = s.task_groups.values()
@@ -408,7 +408,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
 async def test_no_warning_where_it_fits(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         async with half_loaded(c, workers=[a.address, b.address]):
             small_cluster(s, 32 * MIB).check()
             # No limit is no limit
@@ -421,7 +421,7 @@ async def test_no_warning_where_it_is_consumed(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     """What is sent would be too much, if it were not gone as soon as it is there."""
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         event = Event()
         loads = c.map(load_first, [event] * 20, range(20), n=MANY, workers=[a.address])
         sizes = c.map(size, loads, workers=[b.address])
@@ -441,7 +441,7 @@ async def test_no_warning_where_it_is_consumed(
 async def test_no_warning_of_what_is_queued(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         async with half_loaded(c):
             assert s.queued
             small_cluster(s, 2 * MIB).check()
@@ -454,7 +454,7 @@ async def test_no_warning_of_what_is_queued(
 async def test_warning_without_a_queue(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         async with half_loaded(c):
             small_cluster(s).check()
             assert "`distributed.scheduler.worker-saturation` to 1.1" in log.getvalue()
@@ -472,7 +472,7 @@ async def test_no_warning_of_consumers(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     """They did not bring the data in; to hold them back would not help."""
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         event = Event()
         chunks = c.map(load, ["x"] * 20, range(20), key="load")
         await wait(chunks)
@@ -497,7 +497,7 @@ async def test_warning_of_a_group_for_each_file(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     """What counts is what goes by one name."""
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         event = Event()
 
         def submit(i: int) -> Any:
@@ -545,7 +545,7 @@ async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     """Nobody has to ask for a warning."""
-    with captured_logger("distributed.rootish_monitor") as log:
+    with captured_logger("distributed.rootish.monitor") as log:
         small_cluster(s)
         async with half_loaded(c, workers=[a.address, b.address]):
             await async_poll_for(lambda: bool(log.getvalue()), timeout=10)

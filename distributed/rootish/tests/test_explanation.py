@@ -13,9 +13,9 @@ from dask.delayed import delayed
 
 from distributed.client import wait
 from distributed.rootish import POLICIES, Verdict, explain
-from distributed.rootish_monitor import CHUNKS_PER_SLOT
-from distributed.rootish_tables import UNFOLDED
-from distributed.tests.rootish_utils import KIB, MIB, hear_verdicts, policy_cluster
+from distributed.rootish.monitor import CHUNKS_PER_SLOT
+from distributed.rootish.tables import UNFOLDED
+from distributed.rootish.tests.utils import KIB, MIB, hear_verdicts, policy_cluster
 from distributed.utils_test import gen_cluster
 
 #: Slots of the clusters below: two workers with one thread each

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distributed import Event, Scheduler, SchedulerPlugin, get_worker, wait
-from distributed.co_assignment import (
+from distributed.collections import HeapSet
+from distributed.rootish import POLICIES, GroupFacts
+from distributed.rootish.queue import (
     BLOCK_OUTPUT,
     LOOK_AHEAD,
     REMOVED,
@@ -24,9 +26,7 @@ from distributed.co_assignment import (
     first_use,
     output_until_joined,
 )
-from distributed.collections import HeapSet
-from distributed.rootish import POLICIES, GroupFacts
-from distributed.tests.rootish_utils import (
+from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
     moved,
     policy_cluster,

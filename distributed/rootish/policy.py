@@ -46,7 +46,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import dask
 from dask._task_spec import DataNode
@@ -54,7 +54,6 @@ from dask.sizeof import sizeof
 
 if TYPE_CHECKING:
     # Circular dependencies
-    from distributed.rootish_explain import Explanation
     from distributed.scheduler import (
         SchedulerState,
         TaskGroup,
@@ -239,7 +238,7 @@ class GroupFacts:
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
     output_until_joined
         What is made of the output of a task before it is combined, as a multiple of it;
-        see :func:`distributed.co_assignment.output_until_joined`.
+        see :func:`distributed.rootish.queue.output_until_joined`.
     output_review_at
         Value of ``TaskPrefix.nbytes_total`` from which on that is out of date.
     confirmed_until
@@ -789,48 +788,3 @@ def make_policy(state: SchedulerState) -> RootishPolicy:
             "`distributed.scheduler.rootish-policy` must be one of "
             f"{', '.join(POLICIES)}; got {name!r}"
         ) from None
-
-
-def explain(
-    *collections: Any, nthreads: int | None = None, nworkers: int | None = None
-) -> Explanation:
-    """Tell, without a cluster, which groups of a computation are root-ish, and why.
-
-    Parameters
-    ----------
-    *collections
-        Collections of dask that are to be computed at once: arrays, data frames, bags,
-        delayed objects, xarray objects. Of an Iris cube, ``cube.core_data()``.
-    nthreads
-        Number of threads of each worker.
-    nworkers
-        Number of workers. If neither is given, they are those that ``LocalCluster``
-        starts on this machine; if one is, the other is 1.
-
-    Returns
-    -------
-    Explanation
-        It is printed as a table, has one for notebooks, and ``to_dict``.
-
-    Raises
-    ------
-    TypeError
-        If one is no collection.
-    ValueError
-        If there are no collections, or the cluster has no threads.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> x = da.ones((100, 1000), chunks=(1, 1000))
-    >>> print(explain(x.mean(axis=0), nthreads=2, nworkers=4))  # doctest: +SKIP
-    """
-    from distributed.deploy.utils import nprocesses_nthreads
-    from distributed.rootish_explain import explain as explain_on
-
-    if nthreads is None and nworkers is None:
-        nworkers, nthreads = nprocesses_nthreads()
-    return explain_on(
-        collections,
-        [1 if nthreads is None else nthreads] * (1 if nworkers is None else nworkers),
-    )

@@ -21,11 +21,22 @@ from dask import delayed
 from dask._task_spec import List, Task, TaskRef
 from dask.utils import key_split
 
-from distributed import Event, Scheduler, Worker, rootish, wait
+from distributed import Event, Scheduler, Worker, wait
 from distributed.core import Status
-from distributed.rootish import POLICIES, GroupFacts, Verdict, within_count
-from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
-from distributed.tests.rootish_utils import (
+from distributed.rootish import policy as module_of_policies
+from distributed.rootish.policy import (
+    BASE,
+    DATA_PRICE,
+    POLICIES,
+    UNKNOWN_OUTPUT,
+    WAITING,
+    GroupFacts,
+    Verdict,
+    larger_than_cluster,
+    mean_output,
+    within_count,
+)
+from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
     CLUSTERS,
     KIB,
@@ -37,6 +48,7 @@ from distributed.tests.rootish_utils import (
     slots,
     watch,
 )
+from distributed.scheduler import TaskGroup, TaskPrefix, TaskState
 from distributed.utils_test import (
     BlockedGatherDep,
     async_poll_for,
@@ -998,7 +1010,7 @@ async def test_inputs_of_unknown_size(c: Any, s: Any, a: Any, b: Any) -> None:
     assert len(waiting) == 48
     for ts in waiting:
         assert ts.state == "waiting"
-        assert s.rootish_policy.verdict(ts) == rootish.WAITING
+        assert s.rootish_policy.verdict(ts) == WAITING
     assert waiting[0].group.rootish_facts.review_at == 0
     await event.set()
     assert await result == 48
@@ -1269,7 +1281,7 @@ async def test_p2p_rechunk(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
     first = [v for v in seen.verdicts if v.rootish]
     assert len(first) == 16
     if policy == "producers":
-        assert set(first) == {rootish.BASE}
+        assert set(first) == {BASE}
 
 
 @policy_cluster()
@@ -1306,7 +1318,7 @@ async def test_data_in_the_graph_is_held_back(c: Any, s: Any, a: Any, b: Any) ->
 # -- The decision itself -------------------------------------------------------------
 
 
-VERDICTS = [v for v in vars(rootish).values() if isinstance(v, Verdict)]
+VERDICTS = [v for v in vars(module_of_policies).values() if isinstance(v, Verdict)]
 
 
 @pytest.mark.parametrize("verdict", VERDICTS, ids=lambda v: v.reason)
@@ -1380,7 +1392,7 @@ def test_larger_than_cluster() -> None:
 
     def larger(tg: TaskGroup, total_nthreads: int = 4) -> bool:
         state = make_state(total_nthreads=total_nthreads)
-        return rootish.larger_than_cluster(state, any_task(tg))
+        return larger_than_cluster(state, any_task(tg))
 
     prefix = TaskPrefix("load")
     assert larger(make_group(TaskPrefix("big"), 9))
@@ -1397,7 +1409,7 @@ def test_larger_than_cluster_counts_what_is_to_be_done(done: Any) -> None:
     prefix = TaskPrefix("load")
     make_group(prefix, 100, done)
     ts = any_task(make_group(prefix, 7))
-    assert not rootish.larger_than_cluster(make_state(), ts)
+    assert not larger_than_cluster(make_state(), ts)
 
 
 @pytest.mark.parametrize(("ngroups", "larger"), [(8, False), (9, True)])
@@ -1411,7 +1423,7 @@ def test_larger_than_cluster_counts_what_feeds_one_group(
         ts = any_task(load)
         dts = any_task(consumers)
         dts.add_dependency(ts)
-    assert rootish.larger_than_cluster(make_state(), ts) is larger
+    assert larger_than_cluster(make_state(), ts) is larger
 
 
 def finish(tg: TaskGroup, nbytes: int) -> None:
@@ -1429,12 +1441,12 @@ def test_mean_output_of_tasks_that_are_run_again() -> None:
     """Which says their type each time, and their size once."""
     prefix = TaskPrefix("load")
     tg = make_group(prefix, 4)
-    assert rootish.mean_output(tg) is None
+    assert mean_output(tg) is None
     for _ in range(4):
         finish(tg, MIB)
     for _ in range(4):
         tg.add_type("bytes")
-    assert rootish.mean_output(tg) == rootish.mean_output(prefix) == MIB
+    assert mean_output(tg) == mean_output(prefix) == MIB
 
 
 def test_facts() -> None:
@@ -1442,14 +1454,14 @@ def test_facts() -> None:
     state, prefix = make_state(), TaskPrefix("load")
     tg = make_group(prefix, 100)
     unknown = facts_of(state, tg)
-    assert unknown.data == rootish.DATA_PRICE * rootish.UNKNOWN_OUTPUT
+    assert unknown.data == DATA_PRICE * UNKNOWN_OUTPUT
     assert unknown.review_at == 1
 
     finish(tg, 8 * MIB)
     finish(tg, 4 * MIB)
     prefix.duration_average = 0.01
     facts = facts_of(state, tg)
-    assert facts.data == facts.allowed == rootish.DATA_PRICE * 6 * MIB
+    assert facts.data == facts.allowed == DATA_PRICE * 6 * MIB
     assert facts.work == 1e6
     # To be made anew when the mean may be another
     assert facts.review_at == 24 * MIB
@@ -1460,6 +1472,6 @@ def test_facts() -> None:
     assert facts_of(state, sibling).review_at == 1
     finish(sibling, 100)
     small = facts_of(state, sibling)
-    assert small.data == rootish.DATA_PRICE * 100
+    assert small.data == DATA_PRICE * 100
     # However little a task brings in, some price is negligible; more so if marked
     assert small.data < small.allowed < small.allowed_marked
