@@ -12,10 +12,11 @@ recorder is then imported from this repository.
 from __future__ import annotations
 
 import gc
-import importlib
+import importlib.util
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import time
 import warnings
@@ -90,18 +91,28 @@ class Measurement:
         return asdict(self)
 
 
-def load_recorder() -> type:
-    """Return ``MemoryRecorder`` of the fork, or of this repository on the base."""
-    name = "distributed.diagnostics.memory_recorder"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError:
-        import distributed.diagnostics
+def load_ours(path: str) -> Any:
+    """Return a module of this repository, whichever distributed is installed.
 
-        folder = str(REPOSITORY / "distributed" / "diagnostics")
-        distributed.diagnostics.__path__.append(folder)
-        module = importlib.import_module(name)
-    return module.MemoryRecorder
+    Parameters
+    ----------
+    path
+        Of the module, from the root of the repository. It needs no other module of
+        ours.
+    """
+    name = path.removesuffix(".py").replace("/", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
+        assert spec
+        assert spec.loader
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def load_recorder() -> Any:
+    """Return ``MemoryRecorder``, which the base does not have."""
+    return load_ours("distributed/diagnostics/memory_recorder.py").MemoryRecorder
 
 
 def fingerprint(result: Any) -> float:

@@ -402,7 +402,9 @@ def test_branch_exists(checkout: Path) -> None:
     run(checkout, "--branch=mine", "--force")
     assert git(checkout, "log", "--format=%s", "main..mine").count("\n") == 1
     git(checkout, "checkout", "--quiet", "mine")
-    assert "has distributed/dashboard/components/rootish.py already" in run(checkout, code=1)
+    assert "has distributed/dashboard/components/rootish.py already" in run(
+        checkout, code=1
+    )
     git(checkout, "reset", "--quiet", "--hard", "main")
     shutil.rmtree(checkout.parent / "made")
     assert "is checked out" in refused(checkout, "--branch=mine", "--force")
