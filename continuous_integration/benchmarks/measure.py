@@ -12,11 +12,10 @@ recorder is then imported from this repository.
 from __future__ import annotations
 
 import gc
-import importlib.util
+import importlib
 import logging
 import multiprocessing
 import os
-import sys
 import threading
 import time
 import warnings
@@ -31,10 +30,10 @@ import dask
 import numpy as np
 import psutil
 
+from continuous_integration.benchmarks.ours import REPOSITORY, load_ours
 from continuous_integration.benchmarks.workloads import WORKLOADS, Unavailable, Workload
 
 POLICIES = ("producers", "marked", "heuristic")
-REPOSITORY = Path(__file__).resolve().parents[2]
 #: Folder of what the benchmarks read and write.
 BUILD = REPOSITORY / "build" / "benchmarks"
 
@@ -89,25 +88,6 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a dict that JSON can hold."""
         return asdict(self)
-
-
-def load_ours(path: str) -> Any:
-    """Return a module of this repository, whichever distributed is installed.
-
-    Parameters
-    ----------
-    path
-        Of the module, from the root of the repository. It needs no other module of
-        ours.
-    """
-    name = path.removesuffix(".py").replace("/", "_")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 def load_recorder() -> Any:

@@ -28,10 +28,10 @@ import dask
 from continuous_integration.benchmarks.graphs import GRAPHS, Graph
 from continuous_integration.benchmarks.measure import (
     POLICIES,
-    load_ours,
     policy_setting,
     without_marks,
 )
+from continuous_integration.benchmarks.ours import load_ours
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from distributed.rootish import simulation
 else:
     simulation = load_ours("distributed/rootish/simulation.py")
+
+Cluster = simulation.Cluster
+LOCAL = simulation.LOCAL
 
 
 class Chunks(simulation.Simulation):
@@ -102,7 +105,7 @@ class Meter:
 
 
 async def run(
-    name: str, *, tasks: int, groups: int, marks: bool, cluster: simulation.Cluster
+    name: str, *, tasks: int, groups: int, marks: bool, cluster: Cluster
 ) -> dict[str, Any]:
     """Compute one graph on simulated workers.
 
@@ -210,7 +213,7 @@ def main(
                 tasks=tasks,
                 groups=groups,
                 marks=marks,
-                cluster=simulation.Cluster(**cluster),
+                cluster=Cluster(**cluster),
             )
         )
     click.echo(json.dumps(figures))

@@ -64,6 +64,8 @@ class Cluster:
     ----------
     workers, threads
         Number of workers, and of threads on each.
+    resources
+        Of the first workers; others have the same, again and again.
     bandwidth
         Of each worker's link, for what it fetches, in bytes per second.
     latency
@@ -94,6 +96,7 @@ class Cluster:
     threads: int = 1
     bandwidth: float = 100e6
     latency: float = 0.001
+    resources: tuple[Mapping[str, float], ...] = ()
     delay: float = 0.0
     batch: float = 0.0
     batch_workers: float = 0.0
@@ -430,10 +433,10 @@ class Simulation:
 
     def start(self) -> None:
         """Let the workers join, and begin what is done again and again."""
+        resources = itertools.cycle(self.cluster.resources or (EMPTY,))
         for n in range(self.cluster.workers):
-            self.join(
-                f"tcp://192.0.2.{n // 250 + 2}:{10_000 + n % 250}", self.cluster.threads
-            )
+            address = f"tcp://192.0.2.{n // 250 + 2}:{10_000 + n % 250}"
+            self.join(address, self.cluster.threads, next(resources))
         extensions = self.scheduler.extensions
         if self.cluster.stealing:
             self._repeat(self.cluster.stealing, extensions["stealing"].balance)
@@ -657,6 +660,18 @@ class Simulation:
     def _after(self, delay: float, action: Callable[[], None]) -> None:
         """Let something happen later."""
         heapq.heappush(self._events, (self.now + delay, next(self._count), action))
+
+    def sleep(self, seconds: float) -> None:
+        """Let some time pass, and what happens in it happen.
+
+        Parameters
+        ----------
+        seconds
+            How much, in virtual seconds.
+        """
+        over: list[bool] = []
+        self._after(seconds, lambda: over.append(True))
+        self.run(lambda: bool(over))
 
     def _repeat(self, interval: float, action: Callable[[], None]) -> None:
         def again() -> None:
