@@ -17,6 +17,7 @@ from continuous_integration.benchmarks import compare as comparing
 # Registers its workloads
 from continuous_integration.benchmarks import (
     computations,  # noqa: F401
+    recordings,
     scale,
 )
 from continuous_integration.benchmarks.environments import (
@@ -398,6 +399,51 @@ def readers(
             rows=rows,
         )
     click.echo(f"written to {output}", err=True)
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=BUILD / "data",
+    help="Where the files of the workloads are, or are written.  "
+    "[default: build/benchmarks/data]",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=recordings.FOLDER,
+    help="Where to write.  [default: continuous_integration/benchmarks/recordings]",
+)
+def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> None:
+    """Record workloads, to be replayed: graphs, and what each task takes and gives.
+
+    Without names all workloads, readers (reader-NAME) and sources of the demo
+    (demo-NAME). Each runs a few times on real workers, on a machine that should have
+    nothing else to do; of durations the medians are written.
+    """
+    from continuous_integration.benchmarks import record as recording
+
+    jobs = recording.jobs()
+    if unknown := [name for name in names if name not in jobs]:
+        raise click.BadParameter(f"nothing to record has the name {', '.join(unknown)}")
+    for name in names or jobs:
+        try:
+            runs = [recording.record(jobs[name], folder) for _ in range(repeats)]
+        except Unavailable as error:
+            if names:
+                raise
+            click.echo(f"skipped: {error}", err=True)
+            continue
+        found, alike = recording.median(runs)
+        path = recordings.write(found, output)
+        click.echo(
+            f"{name:28} {len(found.outputs):5} tasks, {path.stat().st_size:6} bytes, "
+            f"reads: {', '.join(found.reads)}"
+            + ("" if alike == repeats else f"; only {alike} of {repeats} runs alike")
+        )
 
 
 @main.command()

@@ -30,7 +30,7 @@ from continuous_integration.benchmarks.environments import (
     clean_environ,
     measuring_identity,
 )
-from continuous_integration.benchmarks.measure import REPOSITORY
+from continuous_integration.benchmarks.ours import REPOSITORY
 
 #: Fields of a measurement that are compared, with their headings and, in their own
 #: unit, how much the medians may differ whatever the limit says: two chunks, or what

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import dask
 
-from continuous_integration.benchmarks.measure import REPOSITORY
+from continuous_integration.benchmarks.ours import REPOSITORY
 from continuous_integration.benchmarks.workloads import Unavailable
 from continuous_integration.fork.project import our_files, read_project
 

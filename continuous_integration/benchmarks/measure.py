@@ -30,10 +30,10 @@ import dask
 import numpy as np
 import psutil
 
+from continuous_integration.benchmarks.ours import REPOSITORY, load_ours
 from continuous_integration.benchmarks.workloads import WORKLOADS, Unavailable, Workload
 
 POLICIES = ("producers", "marked", "heuristic")
-REPOSITORY = Path(__file__).resolve().parents[2]
 #: Folder of what the benchmarks read and write.
 BUILD = REPOSITORY / "build" / "benchmarks"
 
@@ -90,18 +90,9 @@ class Measurement:
         return asdict(self)
 
 
-def load_recorder() -> type:
-    """Return ``MemoryRecorder`` of the fork, or of this repository on the base."""
-    name = "distributed.diagnostics.memory_recorder"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError:
-        import distributed.diagnostics
-
-        folder = str(REPOSITORY / "distributed" / "diagnostics")
-        distributed.diagnostics.__path__.append(folder)
-        module = importlib.import_module(name)
-    return module.MemoryRecorder
+def load_recorder() -> Any:
+    """Return ``MemoryRecorder``, which the base does not have."""
+    return load_ours("distributed/diagnostics/memory_recorder.py").MemoryRecorder
 
 
 def fingerprint(result: Any) -> float:

@@ -14,7 +14,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 from dask._task_spec import Task, TaskRef
 
 from continuous_integration.benchmarks import compare as comparing
-from continuous_integration.benchmarks import simulation
 from continuous_integration.benchmarks.environments import environments
 from continuous_integration.benchmarks.graphs import GRAPHS, Graph
 from continuous_integration.benchmarks.measure import (
@@ -41,6 +40,8 @@ from continuous_integration.benchmarks.progress import (
     refuse_errors,
     say,
 )
+from continuous_integration.benchmarks.simulation import LOCAL
+from continuous_integration.benchmarks.simulation import run as simulate
 from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from distributed.utils import silence_logging_cmgr
 
@@ -336,10 +337,6 @@ def run_for_real(graph: Graph, workers: int, threads: int) -> dict[str, float]:
     return {"peak": recorder.peak_managed, "moved": moved, "makespan": seconds}
 
 
-#: What messages and transfers take on one machine.
-LOCAL = {"bandwidth": 400e6, "delay": 0.002, "busy": 0.0003, "stealing": 0.1}
-
-
 @click.command("scale-check")
 @_graphs("files", "fields", "neighbours", "stack")
 @click.option("--tasks", default=1_000, show_default=True, type=click.IntRange(1))
@@ -388,12 +385,12 @@ def check(
                 runs = [run_for_real(made, number, 1) for _ in range(repeats)]
                 with silence_logging_cmgr(logging.CRITICAL):
                     simulated = asyncio.run(
-                        simulation.run(
+                        simulate(
                             graph,
                             tasks=tasks,
                             groups=groups,
                             marks=False,
-                            cluster=simulation.Cluster(number, 1, **LOCAL),
+                            cluster=replace(LOCAL, workers=number),
                         )
                     )
             row = [graph, str(number), policy]

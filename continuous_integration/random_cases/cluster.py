@@ -2,9 +2,9 @@
 
 :func:`play` plays a case, and raises :class:`Fault` when something does not hold.
 
-The scheduler validates itself. Workers are only as much as it can see of them: they
-read messages, now or later, move data, run the functions of their tasks, and answer.
-After every call of the scheduler:
+The scheduler validates itself. Workers are those of a simulation, but do nothing on
+their own: the steps of the case say when they read messages, move data, run the
+functions of their tasks, and answer. After every call of the scheduler:
 
 *   every task that could run is given to a worker, queued, or in ``no-worker``, for a
     reason that holds: no worker is free; no running worker is allowed to run it;
@@ -21,18 +21,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import pickle
 import selectors
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import dask
 
-import distributed.scheduler
-from continuous_integration.benchmarks.simulation import Hidden, Mailbox
 from continuous_integration.random_cases.cases import (
     ALWAYS,
     NCLIENTS,
@@ -46,6 +42,12 @@ from distributed.core import Status
 from distributed.protocol import Serialized, serialize
 from distributed.rootish import GroupFacts, Verdict
 from distributed.rootish.queue import CoAssigningQueue
+from distributed.rootish.simulation import (
+    Graph,
+    Job,
+    SimulatedWorker,
+    Simulation,
+)
 from distributed.scheduler import ClientState
 
 if TYPE_CHECKING:
@@ -103,19 +105,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-class _Registered(Exception):
-    """The scheduler has answered a worker that registers."""
-
-
-class _Comm:
-    """Stops the scheduler when it would begin to listen."""
-
-    async def write(self, message: Any, **kwargs: Any) -> int:
-        if message["status"] != "OK":
-            raise Fault(f"a worker cannot register: {message}")
-        raise _Registered
-
-
 class _Scheduler(Scheduler):
     """Has no server for a dashboard."""
 
@@ -127,30 +116,6 @@ class _Scheduler(Scheduler):
 
 
 # -- The cluster ---------------------------------------------------------------------
-
-
-class Worker:
-    """What a worker knows.
-
-    Attributes
-    ----------
-    jobs : dict
-        The last message about each task that it is to run.
-    data : dict
-        Results by key.
-    deaf : bool
-        Whether messages wait to be read.
-    """
-
-    def __init__(self, number: int, threads: int):
-        self.number = number
-        self.address = address_of(number)
-        self.threads = threads
-        self.mailbox = Mailbox()
-        self.jobs: dict[Key, dict[str, Any]] = {}
-        self.seceded: set[Key] = set()
-        self.data: dict[Key, int] = {}
-        self.deaf = False
 
 
 class Watch(SchedulerPlugin):
@@ -193,7 +158,7 @@ class Watch(SchedulerPlugin):
                 self.cluster.faults.append(f"{key} is one too many on {ws.address}")
 
 
-class Cluster:
+class Cluster(Simulation):
     """A scheduler, and workers and clients that pretend.
 
     Parameters
@@ -213,29 +178,25 @@ class Cluster:
             self.plans.append(Plan(n, graph, before, len(case.threads)))
         self.layers = {k: v for plan in self.plans for k, v in plan.layers.items()}
         self.values = {k: v for plan in self.plans for k, v in plan.values.items()}
-        self.scheduler: Any = _Scheduler(
+        scheduler = _Scheduler(
             dashboard=False,
             validate=True,
             allowed_failures=case.allowed_failures,
             needs_workdir=False,
         )
+        super().__init__(scheduler, self.layers.__getitem__)
         self.queues = not math.isinf(self.scheduler.WORKER_SATURATION)
         self.faults: list[str] = []
         self.watch = Watch(self)
         self.scheduler.add_plugin(self.watch)
         self._listen_to_verdicts()
-        self.workers: dict[str, Worker] = {}
-        self.joined = 0
+        #: Workers that let messages wait
+        self.deaf: set[SimulatedWorker] = set()
         #: Whether scattered data were lost
         self.lost_data = False
         self.clients = [f"client-{n}" for n in range(NCLIENTS)]
-        self.mail = {name: Mailbox() for name in self.clients}
-        #: What each client has been told of what it wants
-        self.told: dict[str, dict[Key, str]] = {name: {} for name in self.clients}
         for name in self.clients:
-            self.scheduler.clients[name] = ClientState(name)
-            comm: Any = self.mail[name]
-            self.scheduler.client_comms[name] = comm
+            self._connect(name)
         self.failed: Counter[Key] = Counter()
         self.deaths: Counter[Key] = Counter()
         self.retiring: list[asyncio.Task[Any]] = []
@@ -289,10 +250,9 @@ class Cluster:
         self.event = event
         self.counts[f"event {event}"] += 1
 
-    def tell(self, op: str, **message: Any) -> None:
-        """Give the scheduler a message of a worker or a client."""
-        handler = self.scheduler.stream_handlers[op]
-        handler(**message, **({} if op in _NO_STIMULUS else {"stimulus_id": op}))
+    def _tell(self, op: str, **message: Any) -> None:
+        """Give the scheduler a message of a worker or a client, and look at it."""
+        super()._tell(op, **message)
         self.check()
 
     async def settle(self) -> None:
@@ -300,9 +260,7 @@ class Cluster:
         await self.wait()
         while self.hear():
             await self.wait()
-        for name, mailbox in self.mail.items():
-            for message in mailbox.take():
-                self.hear_client(self.told[name], message)
+        self.done()
 
     async def wait(self) -> None:
         """Let time pass, if anybody waits for it."""
@@ -316,32 +274,21 @@ class Cluster:
         things = list(things)
         return things[n % len(things)] if things else None
 
-    def worker(self, n: int) -> Worker | None:
+    def worker(self, n: int) -> SimulatedWorker | None:
         """Return one of the workers that are there."""
-        worker: Worker | None = self.pick(n, self.workers.values())
+        worker: SimulatedWorker | None = self.pick(n, self.workers.values())
         return worker
 
     # Steps: clients
 
-    async def do_submit(self, graph: int, client: int) -> None:
+    def do_submit(self, graph: int, client: int) -> None:
         """Submit a graph, perhaps again."""
         plan: Plan = self.pick(graph, self.plans)
         name = self.clients[client % NCLIENTS]
         self.did("submit again" if plan.outputs[0] in self.watch.rootish else "submit")
         self.counts["tasks"] += len(plan.tasks)
-        for key in plan.outputs:
-            self.told[name][key] = "pending"
-        Hidden.content = plan
-        header, frames = serialize(Hidden(), serializers=["pickle"])
-        await self.scheduler.update_graph(
-            client=name,
-            expr_ser=Serialized(header, frames),
-            keys=set(plan.outputs),
-            internal_priority=dict(plan.order),
-            submitting_task=None,
-            span_metadata={"collections": []},
-            stimulus_id="submit",
-        )
+        graph_ = Graph(plan.tasks, plan.outputs, plan.order, plan.annotations)
+        self.submit(graph_, name)
         self.check()
 
     def do_release(self, client: int, n: int) -> None:
@@ -349,17 +296,14 @@ class Cluster:
         name = self.clients[client % NCLIENTS]
         if (key := self.pick(n, self.told[name])) is not None:
             self.did("release")
-            del self.told[name][key]
-            self.tell("client-releases-keys", keys=[key], client=name)
+            self.release([key], name)
 
     def do_release_all(self, client: int) -> None:
         """Release all that a client wants."""
         name = self.clients[client % NCLIENTS]
         if self.told[name]:
             self.did("release all")
-            keys = list(self.told[name])
-            self.told[name].clear()
-            self.tell("client-releases-keys", keys=keys, client=name)
+            self.release(self.told[name], name)
 
     def do_cancel(self, client: int, n: int, force: bool) -> None:
         """Cancel one key, if the scheduler can.
@@ -374,7 +318,7 @@ class Cluster:
                 keys.append(key)
         if (key := self.pick(n, keys)) is not None:
             self.did("cancel")
-            self.tell(
+            self._tell(
                 "cancel-keys", keys=[key], client=name, force=force, reason="", msg=""
             )
 
@@ -406,17 +350,11 @@ class Cluster:
         known = self.scheduler.tasks.get(key)
         worker = self.worker(n)
         # What is told to a worker and what is sent to it are in no order
-        in_order = worker and not worker.deaf
+        in_order = worker not in self.deaf
         if worker and in_order and (known is None or known.state == "memory"):
             self.did("scatter")
-            worker.data[key] = self.values[key]
-            self.told[name][key] = "pending"
-            self.tell(
-                "update-data",
-                who_has={key: [worker.address]},
-                nbytes={key: 10 ** (2 + 2 * (data % NDATA))},
-                client=name,
-            )
+            nbytes = 10 ** (2 + 2 * (data % NDATA))
+            self.scatter(key, self.values[key], nbytes, [worker], name)
 
     # Steps: the cluster
 
@@ -429,40 +367,11 @@ class Cluster:
         if number is None:
             return
         self.did("join")
-        worker = Worker(number, threads[number])
-        self.joined += 1
-        add = self.scheduler.add_worker(
-            _Comm(),
-            address=worker.address,
-            status="running",
-            server_id=f"worker-{self.joined}",
-            nthreads=worker.threads,
-            name=f"worker-{self.joined}",
-            resolve_address=False,
-            now=0.0,
-            resources={} if number % 2 else {"R": 1},
-            memory_limit=2**34,
-            metrics=_METRICS,
-            services={},
-            local_directory="",
-            versions={},
-            nanny="",
-            extra={},
-            stimulus_id="join",
-        )
-        # While the scheduler adds it, it sends messages
-        comms = self.scheduler.stream_comms = _Comms(self.scheduler.stream_comms)
-        comms.expected = worker.address, worker.mailbox
-        self.workers[worker.address] = worker
-        try:
-            add.send(None)
-        except _Registered:
-            pass
-        else:
-            raise AssertionError("the scheduler waits for something")
+        resources = {} if number % 2 else {"R": 1}
+        self.join(address_of(number), threads[number], resources)
         self.check()
 
-    async def _remove(self, worker: Worker, expected: bool) -> None:
+    async def _remove(self, worker: SimulatedWorker, expected: bool) -> None:
         del self.workers[worker.address]
         if not expected:
             for ts in self.scheduler.workers[worker.address].processing:
@@ -489,7 +398,7 @@ class Cluster:
         ws = self.pick(n, [ws for ws in workers if ws.status == before])
         if ws is not None:
             self.did("pause" if after == Status.paused else "resume")
-            self.tell("worker-status-change", worker=ws.address, status=after.name)
+            self._tell("worker-status-change", worker=ws.address, status=after.name)
 
     def do_pause(self, n: int) -> None:
         """Pause a worker."""
@@ -514,7 +423,7 @@ class Cluster:
         """Let messages to a worker wait, or let it read them."""
         if worker := self.worker(n):
             self.did("hears late")
-            worker.deaf = not worker.deaf
+            self.deaf ^= {worker}
 
     def do_lose(self, n: int, data: int) -> None:
         """Let a worker give up a result that others have, too."""
@@ -527,8 +436,8 @@ class Cluster:
         key = self.pick(data, [key for key in worker.data if key in spare])
         if key is not None:
             self.did("lose")
-            del worker.data[key]
-            self.tell("release-worker-data", key=key, worker=worker.address)
+            self._drop(worker, key)
+            self._tell("release-worker-data", key=key, worker=worker.address)
 
     def do_steal(self) -> None:
         """Let idle workers steal."""
@@ -551,30 +460,30 @@ class Cluster:
         if not worker or self.scheduler.workers[worker.address].status == Status.paused:
             return
         for _ in range(1 + number):
-            jobs = sorted(worker.jobs.values(), key=lambda job: job["priority"])
-            if not any(self.run(worker, job["key"]) for job in jobs):
+            jobs = sorted(worker.jobs.values(), key=lambda job: job.priority)
+            if not any(self.run_task(worker, job) for job in jobs):
                 break
             self.hear()
 
     def do_finish(self, n: int, number: int) -> None:
         """Let a worker run one of its tasks."""
         if (worker := self.worker(n)) and worker.jobs:
-            self.run(worker, self.pick(number, worker.jobs))
+            self.run_task(worker, self.pick(number, worker.jobs.values()))
 
     def do_secede(self, n: int, number: int) -> None:
         """Let a task run for long, beside others."""
         worker = self.worker(n)
         if worker:
-            key = self.pick(number, [k for k in worker.jobs if k not in worker.seceded])
-            if key is not None:
+            jobs = (job for job in worker.jobs.values() if not job.seceded)
+            if (job := self.pick(number, jobs)) is not None:
                 self.did("secede")
-                worker.seceded.add(key)
-                self.tell(
+                job.seceded = True
+                self._tell(
                     "long-running",
-                    key=key,
+                    key=job.key,
                     worker=worker.address,
-                    run_id=worker.jobs[key]["run_id"],
-                    compute_duration=self.layers[key].seconds,
+                    run_id=job.message["run_id"],
+                    compute_duration=self.layers[job.key].seconds,
                 )
 
     def do_reschedule(self, n: int, number: int) -> None:
@@ -582,8 +491,8 @@ class Cluster:
         if (worker := self.worker(n)) and worker.jobs:
             self.did("reschedule")
             key = self.pick(number, worker.jobs)
-            self._forget(worker, key)
-            self.tell("reschedule", key=key, worker=worker.address)
+            del worker.jobs[key]
+            self._tell("reschedule", key=key, worker=worker.address)
 
     # Workers
 
@@ -591,141 +500,85 @@ class Cluster:
         """Let workers read their messages; return whether there were any."""
         any_ = False
         for worker in list(self.workers.values()):
-            while worker.mailbox.messages and not worker.deaf:
+            while worker.mailbox.messages and worker not in self.deaf:
                 any_ = True
                 for message in worker.mailbox.take():
-                    self.obey(worker, message)
+                    self._obey(worker, message)
         return any_
 
-    def obey(self, worker: Worker, message: dict[str, Any]) -> None:
-        """Do what the scheduler asks of a worker."""
-        op = message["op"]
-        if op == "compute-task":
-            key = message["key"]
-            worker.jobs[key] = message
-            if key in worker.data:
-                self.finish(worker, key)
-        elif op == "free-keys":
-            for key in message["keys"]:
-                worker.data.pop(key, None)
-                self._forget(worker, key)
-        elif op == "remove-replicas":
-            for key in message["keys"]:
-                worker.data.pop(key, None)
-        elif op == "acquire-replicas":
-            for key in message["who_has"]:
-                self.fetch(worker, key, message["who_has"][key])
-        elif op == "steal-request":
-            key = message["key"]
-            state = None
-            if key in worker.jobs:
-                state = "executing"
-                if key not in [*[*worker.jobs][: worker.threads], *worker.seceded]:
-                    state = "ready"
-                    self._forget(worker, key)
-                    self.did("steal")
-            self.scheduler.stream_handlers["steal-response"](
-                key=key,
-                state=state,
-                stimulus_id=message["stimulus_id"],
-                worker=worker.address,
-            )
-            self.check()
-        elif op == "worker-status-change":
-            self.tell(op, worker=worker.address, status=message["status"])
-        elif op not in ("remove-worker", "close", "refresh-who-has"):
-            raise AssertionError(op)
+    def _read(self, worker: SimulatedWorker) -> None:
+        """Let messages wait until the case lets workers read them."""
 
-    def _forget(self, worker: Worker, key: Key) -> None:
-        worker.jobs.pop(key, None)
-        worker.seceded.discard(key)
+    def _accept(self, worker: SimulatedWorker, job: Job) -> None:
+        """Let a task wait until the case lets it run."""
 
-    def fetch(self, worker: Worker, key: Key, holders: Iterable[str]) -> int | None:
-        """Return a result, moved to the worker; None if nobody has it."""
+    def _proceed(self, worker: SimulatedWorker) -> None:
+        """Let everything wait for the case."""
+
+    def _report(self, worker: SimulatedWorker, op: str, **message: Any) -> None:
+        """Tell the scheduler at once."""
+        if op == "steal-response" and message["state"] == "ready":
+            self.did("steal")
+        self._tell(op, worker=worker.address, **message)
+
+    def _has_begun(self, worker: SimulatedWorker, job: Job) -> bool:
+        """Whether a task has a thread, or has given it back."""
+        return job.seceded or job in [*worker.jobs.values()][: worker.threads]
+
+    def _compute(self, worker: SimulatedWorker, job: Job) -> Any:
+        """Run the function of a task."""
+        inputs = {key: worker.data[key] for key in job.message["who_has"]}
+        return job.message["run_spec"].data(inputs)
+
+    def _acquire(
+        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], nbytes: int
+    ) -> None:
+        """Fetch a copy at once."""
+        self.fetch(worker, key, holders)
+
+    def fetch(self, worker: SimulatedWorker, key: Key, holders: Iterable[str]) -> bool:
+        """Move a result to a worker; return whether it has it then."""
         if key in worker.data:
-            return worker.data[key]
-        known = self.scheduler.tasks.get(key)
-        # A worker asks the scheduler if those that it knows do not have it
-        for address in [
-            *holders,
-            *(ws.address for ws in (known and known.who_has) or ()),
-        ]:
-            other = self.workers.get(address)
-            if other and key in other.data:
-                value = worker.data[key] = other.data[key]
-                self.counts["transfers"] += 1
-                self.tell("add-keys", keys=[key], worker=worker.address)
-                return value
-        return None
-
-    def run(self, worker: Worker, key: Key) -> bool:
-        """Run a task, if its inputs can be had; return whether it was run."""
-        message = worker.jobs[key]
-        values = {}
-        for dep, holders in message["who_has"].items():
-            value = self.fetch(worker, dep, holders)
-            if value is None:
-                return False
-            values[dep] = value
-        if self.failed[key] < self.layers[key].fails:
-            self.fail(worker, key)
             return True
-        worker.data[key] = message["run_spec"].data(values)
-        self.finish(worker, key)
+        if holder := self._holder(key, holders):
+            self._hold(worker, key, holder.data[key])
+            self.counts["transfers"] += 1
+            self._report(worker, "add-keys", keys=[key])
+        return bool(holder)
+
+    def run_task(self, worker: SimulatedWorker, job: Job) -> bool:
+        """Run a task, if its inputs can be had; return whether it was run."""
+        if not all(
+            self.fetch(worker, key, holders)
+            for key, holders in job.message["who_has"].items()
+        ):
+            return False
+        if self.failed[job.key] < self.layers[job.key].fails:
+            self.fail(worker, job)
+        else:
+            self._finish(worker, job)
         return True
 
-    def fail(self, worker: Worker, key: Key) -> None:
+    def _finish(self, worker: SimulatedWorker, job: Job, start: float = 0.0) -> None:
+        self.did("finish")
+        super()._finish(worker, job, start)
+
+    def fail(self, worker: SimulatedWorker, job: Job) -> None:
         """Report that a task has failed."""
         self.did("fail")
-        if self.layers[key].fails < ALWAYS:
-            self.failed[key] += 1
-        run_id = worker.jobs[key]["run_id"]
-        self._forget(worker, key)
-        self.tell(
+        if self.layers[job.key].fails < ALWAYS:
+            self.failed[job.key] += 1
+        del worker.jobs[job.key]
+        self._report(
+            worker,
             "task-erred",
-            key=key,
-            run_id=run_id,
-            worker=worker.address,
+            key=job.key,
+            run_id=job.message["run_id"],
             exception=_EXCEPTION,
             exception_text="planned",
             traceback=None,
             traceback_text="",
         )
-
-    def finish(self, worker: Worker, key: Key) -> None:
-        """Report that a task has finished."""
-        self.did("finish")
-        run_id = worker.jobs[key]["run_id"]
-        self._forget(worker, key)
-        layer = self.layers[key]
-        self.tell(
-            "task-finished",
-            key=key,
-            run_id=run_id,
-            worker=worker.address,
-            nbytes=layer.nbytes,
-            type=_TYPE,
-            typename="int",
-            metadata={},
-            thread=1,
-            startstops=[{"action": "compute", "start": 0.0, "stop": layer.seconds}],
-            status="OK",
-        )
-
-    def hear_client(self, told: dict[Key, str], message: dict[str, Any]) -> None:
-        """Let a client note what it is told."""
-        op = message["op"]
-        states = {
-            "key-in-memory": "memory",
-            "task-erred": "erred",
-            "lost-data": "pending",
-            "task-retried": "pending",
-        }
-        if op == "cancelled-keys":
-            for key in message["keys"]:
-                told.pop(key, None)
-        elif message["key"] in told:
-            told[message["key"]] = states[op]
 
     # What must hold
 
@@ -837,7 +690,7 @@ class Cluster:
         """Let all workers be well, and work until nothing is left to do."""
         self.event = "recovery"
         for worker in self.workers.values():
-            worker.deaf = False
+            self.deaf.discard(worker)
         await self.settle()
         while self.retiring:
             self.retiring = [task for task in self.retiring if not task.done()]
@@ -846,7 +699,7 @@ class Cluster:
             self.work()
         for ws in list(self.scheduler.workers.values()):
             if ws.status == Status.paused:
-                self.tell("worker-status-change", worker=ws.address, status="running")
+                self._tell("worker-status-change", worker=ws.address, status="running")
         while len(self.workers) < len(self.case.threads):
             self.do_join(0)
         await self.settle()
@@ -864,8 +717,8 @@ class Cluster:
         """Let every worker run what it can; return whether anything was run."""
         any_ = False
         for worker in list(self.workers.values()):
-            for key in list(worker.jobs):
-                if key in worker.jobs and self.run(worker, key):
+            for job in list(worker.jobs.values()):
+                if worker.jobs.get(job.key) is job and self.run_task(worker, job):
                     any_ = True
                     self.hear()
         return any_
@@ -902,8 +755,7 @@ class Cluster:
         """Let clients release what they want."""
         self.event = "release of everything"
         for name in self.clients:
-            keys = list(self.told[name])
-            self.tell("client-releases-keys", keys=keys, client=name)
+            self.release(self.told[name], name)
         self.hear()
 
     def check_forgotten(self) -> None:
@@ -937,18 +789,6 @@ class Cluster:
             raise Fault(f"occupancy of {s.total_occupancy} with nothing to do")
 
 
-class _Comms(dict[str, Any]):
-    """Connections to workers: the next one is a mailbox."""
-
-    expected: tuple[str, Mailbox] | None = None
-
-    def __setitem__(self, address: str, comm: Any) -> None:
-        if self.expected and self.expected[0] == address:
-            comm = self.expected[1]
-            self.expected = None
-        super().__setitem__(address, comm)
-
-
 def _dependents(ts: TaskState) -> set[TaskState]:
     """Return all that depends on a task."""
     found: set[TaskState] = set()
@@ -961,8 +801,6 @@ def _dependents(ts: TaskState) -> set[TaskState]:
 
 
 _UNDER_WAY = ("waiting", "queued", "processing", "no-worker")
-#: Messages without a name of what has happened
-_NO_STIMULUS = {"update-data", "cancel-keys"}
 #: Events after which the scheduler gives queued tasks to workers that are free
 _FILL_SLOTS = {
     "cancel",
@@ -979,23 +817,7 @@ _FILL_SLOTS = {
     "resume",
     "secede",
 }
-_TYPE = pickle.dumps(int)
 _EXCEPTION = Serialized(*serialize(ValueError("planned")))
-_METRICS = {
-    "bandwidth": {"total": 100e6, "workers": {}, "types": {}},
-    "digests_total_since_heartbeat": {},
-    "memory": 0,
-    "spilled_bytes": {"memory": 0, "disk": 0},
-}
-
-
-async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs)
-
-
-def _without_threads() -> Any:
-    """Let graphs be unpacked here and now."""
-    return patch.object(distributed.scheduler, "offload", _offload)
 
 
 def _last_function(error: BaseException) -> str:
@@ -1046,7 +868,7 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
         await Cluster(case, counts).play()
 
     try:
-        with dask.config.set(settings_of(case)), _without_threads():
+        with dask.config.set(settings_of(case)):
             loop.run_until_complete(run())
     except Known:
         counts["ended by a known fault of the base"] += 1

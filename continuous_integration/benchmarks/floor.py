@@ -1,0 +1,151 @@
+"""How little memory and network a computation can do with: two limits, by its graph.
+
+The *floor of memory* is the peak of a cluster that starts tasks in the order of
+priority, as soon as a thread is free, and in which messages and transfers take no time.
+It is no lower bound: with another order, or with threads that wait, less can do. But a
+scheduler that follows the priorities cannot hope for less.
+
+The *floor of bytes* is what has to be moved if the order is cut into one stretch for
+each worker, all as long, and every task runs on the worker of its stretch. It is no
+lower bound either: cuts elsewhere may tear less apart. It is what is left if neighbors
+are always together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from continuous_integration.benchmarks.recordings import (
+    Recording,
+    Release,
+    Scatter,
+    Submission,
+)
+
+if TYPE_CHECKING:
+    from dask.typing import Key
+
+
+def _rank(submission: Submission, key: Key) -> tuple[Any, ...]:
+    urgency = submission.annotations.get(key, {}).get("priority", 0)
+    return -urgency, submission.generation, submission.priorities[key]
+
+
+def floor_of_memory(recording: Recording, threads: int) -> int:
+    """Return the peak with so many threads, in bytes.
+
+    Parameters
+    ----------
+    recording
+        What is computed. What is held when the computation that is measured begins
+        counts, and not what was held before.
+    threads
+        Number of threads of the whole cluster.
+    """
+    sizes = recording.outputs
+    held: set[Key] = set()
+    wanted: set[Key] = set()
+    users: defaultdict[Key, set[Key]] = defaultdict(set)
+    missing: dict[Key, set[Key]] = {}
+    needs: dict[Key, tuple[Key, ...]] = {}
+    ranks: dict[Key, tuple[Any, ...]] = {}
+    ready: list[tuple[Any, int, Key]] = []
+    running: list[tuple[float, int, Key]] = []
+    count = itertools.count()
+    now = 0.0
+    nbytes = peak = 0
+
+    def hold(key: Key) -> None:
+        nonlocal nbytes, peak
+        held.add(key)
+        nbytes += sizes[key].nbytes
+        peak = max(peak, nbytes)
+
+    def drop(key: Key) -> None:
+        nonlocal nbytes
+        if key in held and key not in wanted and not users[key]:
+            held.discard(key)
+            nbytes -= sizes[key].nbytes
+
+    def run_all() -> None:
+        nonlocal now
+        while ready or running:
+            while ready and len(running) < threads:
+                _, _, key = heapq.heappop(ready)
+                heapq.heappush(running, (now + sizes[key].seconds, next(count), key))
+            now, _, key = heapq.heappop(running)
+            hold(key)
+            for user in list(users[key]):
+                missing[user].discard(key)
+                if not missing[user]:
+                    heapq.heappush(ready, (ranks[user], next(count), user))
+            for need in needs[key]:
+                users[need].discard(key)
+                drop(need)
+            drop(key)
+
+    for number, op in enumerate(recording.ops):
+        if op.wait or number == recording.prepared:
+            run_all()
+        if number == recording.prepared:
+            peak = nbytes
+        if isinstance(op, Release):
+            wanted.difference_update(op.keys)
+            for key in op.keys:
+                drop(key)
+        elif isinstance(op, Scatter):
+            wanted.update(op.data)
+            for key in op.data:
+                hold(key)
+        else:
+            wanted.update(op.outputs)
+            for key, node in op.tasks.items():
+                needs[key] = tuple(node.dependencies)
+                ranks[key] = _rank(op, key)
+                missing[key] = {need for need in needs[key] if need not in held}
+                for need in needs[key]:
+                    users[need].add(key)
+            for key in op.tasks:
+                if not missing[key]:
+                    heapq.heappush(ready, (ranks[key], next(count), key))
+    run_all()
+    return peak
+
+
+def floor_of_bytes(recording: Recording, workers: int) -> int:
+    """Return what is moved if every worker has one stretch of the order, in bytes.
+
+    Parameters
+    ----------
+    recording
+        What is computed. What is moved before the computation that is measured does
+        not count.
+    workers
+        Number of workers.
+    """
+    sizes = recording.outputs
+    where: defaultdict[Key, set[int]] = defaultdict(set)
+    moved = 0
+    for number, op in enumerate(recording.ops):
+        if number == recording.prepared:
+            moved = 0
+        if isinstance(op, Scatter):
+            for key, numbers in op.workers.items():
+                where[key] = {n % workers for n in numbers}
+        elif isinstance(op, Submission):
+            order = sorted(op.tasks, key=lambda key: _rank(op, key))
+            # Stretches take the same time; where tasks take none, they count
+            whole = sum(sizes[key].seconds + 1e-9 for key in order)
+            passed = 0.0
+            for key in order:
+                worker = min(int(passed / whole * workers), workers - 1)
+                passed += sizes[key].seconds + 1e-9
+                where[key] = {worker}
+                for need in op.tasks[key].dependencies:
+                    if worker not in where[need]:
+                        where[need].add(worker)
+                        moved += sizes[need].nbytes
+    return moved
