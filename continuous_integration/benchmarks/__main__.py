@@ -170,10 +170,9 @@ def run(
 @figures_option()
 @click.option(
     "--picture",
-    "pictures",
+    "what",
     type=click.Choice(["ratios", "memory"]),
-    multiple=True,
-    help="Which pictures go with --figures.",
+    help="Which picture goes with --figures.",
 )
 def compare(
     names: tuple[str, ...],
@@ -190,7 +189,7 @@ def compare(
     output: Path,
     check: bool,
     figures: str | None,
-    pictures: tuple[str, ...],
+    what: str | None,
 ) -> None:
     """Run workloads with several distributed turn about, and compare medians.
 
@@ -272,7 +271,7 @@ def compare(
             f"{repeats}: {' → '.join(everyone)} (ratio of the last to the first).",
             head=head,
             rows=[*rows, comparing.means(found, everyone)],
-            pictures=[output.with_name(f"{output.stem}-{x}.png") for x in pictures],
+            picture=output.with_name(f"{output.stem}-{what}.png") if what else None,
         )
     click.echo(text)
     for complaint in complaints:

@@ -107,7 +107,7 @@ def main(picture: Path, folder: Path, figures: str | None) -> None:
         click.echo(f"{deal.title}\n  {' '.join(map(str, deal.workers))}")
     if figures:
         about = [*SCHEDULER, "continuous_integration/benchmarks/deal.py"]
-        write_figures(figures, about=about, pictures=[picture])
+        write_figures(figures, about=about, picture=picture)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def stage() -> None:
         about=[*SCHEDULER, "docs/stage_example.py", "docs/restricted_example.py"],
         head=head,
         rows=rows,
-        pictures=[picture],
+        picture=picture,
     )
     picture.unlink()
 

@@ -224,7 +224,7 @@ def command(
             about=[*SCHEDULER, *ABOUT],
             head=HEAD,
             rows=[*map(cells, records)],
-            pictures=[output.with_name(f"{output.stem}-peak-chunks.png")],
+            picture=output.with_name(f"{output.stem}-peak-chunks.png"),
         )
     click.echo(f"written to {output}, with pictures beside it", err=True)
 

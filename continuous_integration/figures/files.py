@@ -20,8 +20,8 @@
     Single figures by name, for sentences.
 ``head``, ``rows``
     A table; a row may have numbers or text.
-``pictures``
-    Names of files in the same folder.
+``picture``
+    Name of a file in the same folder, or nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Figures:
     values: Mapping[str, Cell] = field(default_factory=dict)
     head: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
-    pictures: Sequence[str] = ()
+    picture: str = ""
 
     def text(self, name: str) -> str:
         """Return a single figure as people read it.
@@ -166,7 +166,7 @@ def write_figures(
     values: Mapping[str, Cell] | None = None,
     head: Sequence[str] = (),
     rows: Sequence[Sequence[Cell]] = (),
-    pictures: Sequence[Path] = (),
+    picture: Path | None = None,
     root: Path = ROOT,
 ) -> Path:
     """Write what was measured, with the commit that it was measured on.
@@ -183,8 +183,8 @@ def write_figures(
         Single figures by name.
     head, rows
         A table.
-    pictures
-        Files to copy beside it.
+    picture
+        A file to copy beside it, under the same name.
     root
         Folder of the project.
 
@@ -215,12 +215,12 @@ def write_figures(
         values=values or {},
         head=head,
         rows=rows,
-        pictures=[picture.name for picture in pictures],
+        picture=f"{name}{picture.suffix}" if picture else "",
     )
     path = path_of(name, root)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        target = path.with_name(picture.name)
+    if picture:
+        target = path.with_name(figures.picture)
         if picture.resolve() != target.resolve():
             shutil.copyfile(picture, target)
     path.write_text(dump(figures), encoding="utf-8", newline="\n")

@@ -1,9 +1,9 @@
 """Figures in pages: a role and a directive for reStructuredText, regions of Markdown.
 
 Pages of documentation say ``:figure:`NAME.FIGURE``` for a single figure, and
-``.. figures:: NAME`` for all of a file: the command, a note, the table and pictures. In
-Markdown, which is read as it is, figures stand between comments. No line begins with a
-single one, since all of the line would be HTML::
+``.. figures:: NAME`` for all of a file: the command, a note, the table and a picture.
+In Markdown, which is read as it is, figures stand between comments. No line begins with
+a single one, since all of the line would be HTML::
 
     ... takes <!--figure NAME.FIGURE-->6<!--/figure--> lines
 
@@ -130,8 +130,8 @@ def rst(figures: Figures, with_table: bool = True) -> Iterator[str]:
             csv.writer(cells, lineterminator="").writerow(map(readable, row))
             yield f"   {cells.getvalue()}"
         yield ""
-    for picture in figures.pictures:
-        yield from (f".. image:: figures/{picture}", "")
+    if figures.picture:
+        yield from (f".. image:: figures/{figures.picture}", "")
 
 
 def register() -> None:

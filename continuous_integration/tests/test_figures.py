@@ -91,17 +91,21 @@ def test_file_has_a_row_on_a_line(root: Path) -> None:
 
 
 def test_picture_goes_beside_the_file(root: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "one.png"
+    picture = tmp_path / "some-ratios.png"
     picture.write_bytes(b"drawn")
-    write_figures("one", about=["distributed"], pictures=[picture], root=root)
+    write_figures("one", about=["distributed"], picture=picture, root=root)
     assert (root / files.FOLDER / "one.png").read_bytes() == b"drawn"
     [line] = [line for line in pages.rst(files.read("one", root)) if "image" in line]
     assert line == ".. image:: figures/one.png"
 
 
-def test_no_figures_without_a_commit(root: Path, tmp_path: Path) -> None:
+def test_no_figures_without_a_commit(root: Path) -> None:
     shutil.rmtree(root / ".git")
-    with pytest.raises(ForkError):
+    with pytest.raises(ForkError, match="git log"):
+        write(root)
+    run(*GIT, "init", "--quiet", cwd=root)
+    run(*GIT, "commit", "--quiet", "--allow-empty", "--message=Test", cwd=root)
+    with pytest.raises(ForkError, match="the commit that they were measured on"):
         write(root)
 
 
@@ -163,6 +167,14 @@ def test_check_of_markdown(root: Path) -> None:
     assert complaints(root) == "README.md: there is no figure 'moved'"
     files.path_of("one", root).unlink()
     assert complaints(root) == "README.md: docs/figures/one.json is missing"
+
+
+def test_check_of_prose(root: Path) -> None:
+    (root / "docs").mkdir()
+    for path in ("README.md", "docs/page.rst"):
+        (root / path).write_text("Text.\n\nIt moved 12 MB.\n", encoding="utf-8")
+    stray = "'12 MB' comes out of no file of figures"
+    assert complaints(root) == f"README.md:3: {stray}\ndocs/page.rst:3: {stray}"
 
 
 def test_line_of_markdown_must_not_become_html(root: Path) -> None:
@@ -281,7 +293,7 @@ def test_no_stray(path: str, text: str) -> None:
 
 
 def test_stray_after_code() -> None:
-    text = "Code::\n\n   12 MB\n\nThen\n12 MB.\n\n.. list-table::\n\n   * - 13 MB\n"
+    text = "Code::\n\n   12 MB\n\n``A\nB`` 12 MB.\n\n.. list-table::\n\n   * - 13 MB\n"
     assert [line.partition(" comes")[0] for line in prose.strays("page.rst", text)] == [
         "page.rst:6: '12 MB'",
         "page.rst:10: '13 MB'",
@@ -355,6 +367,5 @@ def test_what_commands_write_can_be_read(root: Path) -> None:
         figures = files.read(path.stem)
         assert files.dump(figures) == path.read_text(encoding="utf-8")
         assert len(figures.commit) == 40
-        for picture in figures.pictures:
-            assert path.with_name(picture).is_file()
+        assert not figures.picture or path.with_name(figures.picture).is_file()
         assert json.loads(path.read_text(encoding="utf-8"))["command"]

@@ -492,7 +492,7 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["--folder", str(tmp_path), "--figures", "dealt"]
     ran = CliRunner().invoke(deal.main, [str(picture), *options])
     assert ran.exit_code == 0, ran.output
-    assert written["dealt"]["pictures"] == [picture]
+    assert written["dealt"]["picture"] == picture
     assert picture.read_bytes().startswith(b"\x89PNG")
     one_by_one, workers, in_blocks, blocks = ran.output.splitlines()
     assert one_by_one.startswith("one by one")

@@ -112,7 +112,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grown = written["grown"]
     assert grown["head"] == scale.HEAD
     assert [list(map(str, row)) for row in grown["rows"]] == rows
-    assert [path.is_file() for path in grown["pictures"]] == [True]
+    assert grown["picture"].is_file()
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"scale-peak-chunks.png", "scale-total.png"}
 
