@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import distributed
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from continuous_integration.figures.pages import register
+
+register()
 
 project = "distributed, root-ish by data flow"
 author = "the distributed-rootish developers"

@@ -40,9 +40,16 @@ from continuous_integration.benchmarks.progress import (
 )
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.workloads import LIMITS, WORKLOADS, Unavailable
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from continuous_integration.fork import ForkError
 
 PACKAGE = "continuous_integration.benchmarks"
+
+#: What a change of makes comparisons old
+WORKLOAD_MODULES = tuple(
+    f"continuous_integration/benchmarks/{name}.py"
+    for name in ("computations", "measure", "workloads")
+)
 
 
 class _Group(click.Group):
@@ -160,6 +167,14 @@ def run(
 @click.option(
     "--check", is_flag=True, help="Fail if a median is beyond the workload's limit."
 )
+@figures_option()
+@click.option(
+    "--picture",
+    "pictures",
+    type=click.Choice(["ratios", "memory"]),
+    multiple=True,
+    help="Which pictures go with --figures.",
+)
 def compare(
     names: tuple[str, ...],
     workers: int,
@@ -174,6 +189,8 @@ def compare(
     timeout: float,
     output: Path,
     check: bool,
+    figures: str | None,
+    pictures: tuple[str, ...],
 ) -> None:
     """Run workloads with several distributed turn about, and compare medians.
 
@@ -245,6 +262,17 @@ def compare(
             everyone,
             comparing.telling(found),
             output.with_name(f"{output.stem}-memory.png"),
+        )
+    if figures:
+        head, *rows = comparing.summary(found, everyone)
+        write_figures(
+            figures,
+            about=[*SCHEDULER, *WORKLOAD_MODULES],
+            note=f"Workers x threads: {workers} x {threads}, {where}; medians of "
+            f"{repeats}: {' → '.join(everyone)} (ratio of the last to the first).",
+            head=head,
+            rows=[*rows, comparing.means(found, everyone)],
+            pictures=[output.with_name(f"{output.stem}-{x}.png") for x in pictures],
         )
     click.echo(text)
     for complaint in complaints:
@@ -325,7 +353,10 @@ def _check_readers(
     default=BUILD / "readers.csv",
     help="The table.  [default: build/benchmarks/readers.csv]",
 )
-def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
+@figures_option()
+def readers(
+    names: tuple[str, ...], folder: Path, output: Path, figures: str | None
+) -> None:
     """Show how each library's reads are judged, with the fork of this Python.
 
     Without names all of them, under each policy, with marks and with marks stripped.
@@ -337,6 +368,7 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
     jobs = [
         (READERS[name], marks) for name in names or READERS for marks in (True, False)
     ]
+    rows = []
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -354,7 +386,18 @@ def readers(names: tuple[str, ...], folder: Path, output: Path) -> None:
                 continue
             row = matrix.row(seen)
             writer.writerow(row)
+            rows.append(row)
             click.echo(" | ".join(row))
+    if figures:
+        here = f"{PACKAGE.replace('.', '/')}/"
+        write_figures(
+            figures,
+            about=[*SCHEDULER, f"{here}readers.py", f"{here}matrix.py"],
+            note="Under each policy stands the largest number of chunks in memory, and "
+            "why; more than is promised is in bold.",
+            head=matrix.HEAD,
+            rows=rows,
+        )
     click.echo(f"written to {output}", err=True)
 
 
@@ -433,6 +476,7 @@ def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> 
     help="The table; what was measured is kept beside it with the ending .jsonl.  "
     "[default: build/benchmarks/cost.md]",
 )
+@figures_option()
 def cost(
     pairs: int,
     graphs: tuple[str, ...],
@@ -447,6 +491,7 @@ def cost(
     timeout: float,
     limit: float | None,
     output: Path,
+    figures: str | None,
 ) -> None:
     """Compare the CPU time that schedulers take per task, without a network.
 
@@ -489,7 +534,7 @@ def cost(
     refuse_errors(records)
     first = contenders[0].name
     head = ["graph", "tasks", "groups", f"{first} (µs per task)"]
-    lines = []
+    rows = []
     worst = 0.0
     for variant in variants:
         # One list per contender, in the order of the pairs
@@ -516,12 +561,16 @@ def cost(
                 f"{statistics.median(totals):.1f}",
                 f"{mean:.4f} ({low:.4f} to {high:.4f})",
             ]
-        lines.append("| " + " | ".join(row) + " |")
+        rows.append(row)
     for contender in contenders[1:]:
         head += [contender.name, "ratio (95 %)"]
-    text = (
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    how = (
         f"CPU time of the scheduler per task, {pairs} pairs, {workers} workers x "
-        f"{threads} threads (simulated); {comparing.machine()}\n\n"
+        f"{threads} threads (simulated)"
+    )
+    text = (
+        f"{how}; {comparing.machine()}\n\n"
         f"{identities(contenders)}\n\n| {' | '.join(head)} |\n"
         f"|---{'|---:' * (len(head) - 1)}|\n" + "\n".join(lines) + "\n"
     )
@@ -529,6 +578,14 @@ def cost(
     output.write_text(text, encoding="utf-8")
     click.echo(text)
     click.echo(f"written to {output}", err=True)
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, "continuous_integration/benchmarks/graphs.py"],
+            note=f"{how}: medians, and the mean of the pairs' ratios.",
+            head=head,
+            rows=rows,
+        )
     if limit is not None and worst > limit:
         raise click.ClickException(
             f"the upper end of an interval is {worst:.4f}, more than {limit:g}"

@@ -589,6 +589,34 @@ def summary(
     return rows
 
 
+def means(
+    found: dict[str, dict[str, dict[str, float]]], contenders: Sequence[str]
+) -> list[str]:
+    """Return one more row for :func:`summary`: geometric means of the ratios.
+
+    Parameters
+    ----------
+    found
+        What :func:`medians` returned.
+    contenders
+        Names, in the order of the medians.
+    """
+    row = ["geometric mean of the ratios"]
+    for metric, (_, slack) in METRICS.items():
+        ratios = [
+            quotient
+            for one in found.values()
+            if all(name in one for name in contenders)
+            and (
+                quotient := ratio(
+                    one[contenders[-1]][metric], one[contenders[0]][metric], slack
+                )
+            )
+        ]
+        row.append(f"{statistics.geometric_mean(ratios):.2f}" if ratios else "")
+    return row
+
+
 def machine() -> str:
     """Return one line that says on what and when this runs."""
     return (

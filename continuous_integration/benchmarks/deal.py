@@ -18,6 +18,7 @@ import dask.array as da
 from continuous_integration.benchmarks.measure import BUILD, install, measure
 from continuous_integration.benchmarks.plots import Deal, plot_deals
 from continuous_integration.benchmarks.workloads import Workload, zarr_stores
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from distributed import SchedulerPlugin
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def record(client: Client, folder: Path, recorder: Recorder) -> None:
     default=BUILD / "data",
     help="Where the files of the workloads are.  [default: build/benchmarks/data]",
 )
-def main(picture: Path, folder: Path) -> None:
+@figures_option()
+def main(picture: Path, folder: Path, figures: str | None) -> None:
     """Draw which of four workers loads which chunk."""
     deals = []
     for title, on in (("one by one", False), ("in blocks", True)):
@@ -103,6 +105,9 @@ def main(picture: Path, folder: Path) -> None:
     plot_deals(deals, WIDTH, picture)
     for deal in deals:
         click.echo(f"{deal.title}\n  {' '.join(map(str, deal.workers))}")
+    if figures:
+        about = [*SCHEDULER, "continuous_integration/benchmarks/deal.py"]
+        write_figures(figures, about=about, pictures=[picture])
 
 
 if __name__ == "__main__":

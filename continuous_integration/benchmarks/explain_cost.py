@@ -14,6 +14,7 @@ import click
 import dask.array as da
 from dask.base import collections_to_expr
 
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from distributed.rootish import explain
 from distributed.scheduler import _materialize_graph
 
@@ -38,14 +39,18 @@ GRAPHS: Mapping[str, Callable[[int], object]] = {
     "stores": stores_of,
 }
 
+HEAD = ("graph", "tasks", "groups", "optimised and materialised", "explained", "ratio")
+
 
 @click.command()
 @click.option("--tasks", type=click.IntRange(1), default=1_000_000, show_default=True)
 @click.option(
     "--graph", "graphs", type=click.Choice(list(GRAPHS)), multiple=True, default=GRAPHS
 )
-def main(tasks: int, graphs: tuple[str, ...]) -> None:
+@figures_option()
+def main(tasks: int, graphs: tuple[str, ...], figures: str | None) -> None:
     """Compare CPU times."""
+    rows = []
     for name in graphs:
         collection = GRAPHS[name](tasks)
         start = time.process_time()
@@ -62,6 +67,16 @@ def main(tasks: int, graphs: tuple[str, ...]) -> None:
             f"{name}: {number} tasks in {len(explanation.groups)} groups; optimised "
             f"and materialised in {anyway:.1f} s, explained in {took:.1f} s "
             f"({took / anyway:.2f})"
+        )
+        times = f"{anyway:.1f}", f"{took:.1f}", f"{took / anyway:.2f}"
+        rows.append((name, number, len(explanation.groups), *times))
+    if figures:
+        write_figures(
+            figures,
+            about=["distributed/rootish/explanation.py", *SCHEDULER],
+            note="CPU time in seconds.",
+            head=HEAD,
+            rows=rows,
         )
 
 

@@ -20,6 +20,7 @@ from dask import delayed
 
 from continuous_integration.benchmarks.measure import Measurement, measure
 from continuous_integration.benchmarks.workloads import CHUNK, Workload, load
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -44,22 +45,20 @@ def _mean(loads: list[Any]) -> Any:
     return da.concatenate(chunks).mean(axis=0).compute()
 
 
+HEAD = (
+    *("workload", "cluster", "loads", "held back above"),
+    *("managed MB", "moved MB", "s"),
+)
+
+
 @click.command()
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-def main(repeats: int) -> None:
+@figures_option()
+def main(repeats: int, figures: str | None) -> None:
     """Compare bounds of one and of two tasks for each thread."""
-    row = "{:>14} {:>8} {:>5} {:>17} {:>12} {:>9} {:>8}"
-    click.echo(
-        row.format(
-            "workload",
-            "cluster",
-            "loads",
-            "held back above",
-            "managed MB",
-            "moved MB",
-            "s",
-        )
-    )
+    template = "{:>14} {:>8} {:>5} {:>17} {:>12} {:>9} {:>8}"
+    click.echo(template.format(*HEAD))
+    rows = []
     for compute in (mean_of_loads, mean_of_reads):
         for workers, threads in ((2, 8), (4, 4)):
             total = workers * threads
@@ -73,17 +72,25 @@ def main(repeats: int) -> None:
                                 measure(work, Path(), workers=workers, threads=threads)
                             )
                 for bound, measured in runs.items():
-                    click.echo(
-                        row.format(
-                            compute.__name__,
-                            f"{workers} x {threads}",
-                            loads,
-                            f"{bound} for a thread",
-                            f"{median(m.peak_managed for m in measured):.1f}",
-                            f"{median(m.moved for m in measured):.1f}",
-                            f"{median(m.seconds for m in measured):.2f}",
-                        )
+                    row = (
+                        compute.__name__,
+                        f"{workers} x {threads}",
+                        loads,
+                        f"{bound} for a thread",
+                        f"{median(m.peak_managed for m in measured):.1f}",
+                        f"{median(m.moved for m in measured):.1f}",
+                        f"{median(m.seconds for m in measured):.2f}",
                     )
+                    click.echo(template.format(*row))
+                    rows.append(row)
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, "continuous_integration/benchmarks/group_size.py"],
+            note=f"Medians of {repeats}, in one process, so that seconds say little.",
+            head=HEAD,
+            rows=rows,
+        )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from continuous_integration.benchmarks.progress import (
 )
 from continuous_integration.benchmarks.simulation import LOCAL
 from continuous_integration.benchmarks.simulation import run as simulate
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from distributed.utils import silence_logging_cmgr
 
 MODULE = "continuous_integration.benchmarks.simulation"
@@ -50,6 +51,15 @@ MODULE = "continuous_integration.benchmarks.simulation"
 #: not held back then runs ahead.
 CLUSTER = ("--delay", "0.002", "--busy", "0.0002", "--stealing", "0.1")
 THREADS = 2
+
+#: A change of these makes figures old, as one of the scheduler does.
+ABOUT = (
+    "distributed/rootish/simulation.py",
+    *(
+        f"continuous_integration/benchmarks/{name}.py"
+        for name in ("graphs", "scale", "simulation")
+    ),
+)
 
 #: By default: two releases' rules and ours.
 CONTENDERS = ("fork:rootish-policy=heuristic", "base", "fork")
@@ -153,6 +163,7 @@ def _graphs(*default: str) -> Decorator:
     help="The table; beside it go what was simulated (.jsonl) and pictures of the peak "
     "and of CPU time.  [default: build/benchmarks/scale.csv]",
 )
+@figures_option()
 def command(
     graphs: tuple[str, ...],
     largest: int,
@@ -162,6 +173,7 @@ def command(
     fresh: bool,
     timeout: float,
     output: Path,
+    figures: str | None,
 ) -> None:
     """Simulate graphs of more and more tasks and groups on more and more workers.
 
@@ -206,6 +218,14 @@ def command(
             label,
             output.with_name(f"{output.stem}-{metric.replace('_', '-')}.png"),
         )
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, *ABOUT],
+            head=HEAD,
+            rows=[*map(cells, records)],
+            pictures=[output.with_name(f"{output.stem}-peak-chunks.png")],
+        )
     click.echo(f"written to {output}, with pictures beside it", err=True)
 
 
@@ -229,14 +249,23 @@ def write(records: Sequence[comparing.Record], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEAD)
-        for r in records:
-            writer.writerow(
-                [
-                    *(r[name] for name in HEAD[:5]),
-                    *(f"{r[x] / 1e6:.1f}" for x in ("peak_chunks", "peak", "moved")),
-                    *(f"{r['makespan']:.1f}", f"{r['total']:.1f}"),
-                ]
-            )
+        writer.writerows(map(cells, records))
+
+
+def cells(record: comparing.Record) -> list[Any]:
+    """Return a row of the table.
+
+    Parameters
+    ----------
+    record
+        What was measured.
+    """
+    sizes = (record[name] / 1e6 for name in ("peak_chunks", "peak", "moved"))
+    times = record["makespan"], record["total"]
+    return [
+        *(record[name] for name in HEAD[:5]),
+        *(f"{number:.1f}" for number in (*sizes, *times)),
+    ]
 
 
 # Against workers that are real
@@ -326,6 +355,7 @@ def run_for_real(graph: Graph, workers: int, threads: int) -> dict[str, float]:
     default=BUILD / "scale-check.csv",
     help="The table.  [default: build/benchmarks/scale-check.csv]",
 )
+@figures_option()
 def check(
     graphs: tuple[str, ...],
     tasks: int,
@@ -333,6 +363,7 @@ def check(
     repeats: int,
     workers: tuple[int, ...],
     output: Path,
+    figures: str | None,
 ) -> None:
     """Compare the simulation with real workers, under each policy, without marks.
 
@@ -345,7 +376,9 @@ def check(
         names = [
             f"{metric}, {how}" for metric in METRICS for how in ("real", "simulated")
         ]
-        writer.writerow(["graph", "workers", "policy", *names])
+        head = ["graph", "workers", "policy", *names]
+        writer.writerow(head)
+        rows = []
         for graph, number, policy in itertools.product(graphs, workers, POLICIES):
             with dask.config.set({"distributed.scheduler.rootish-policy": policy}):
                 made = GRAPHS[graph](tasks, groups, False)
@@ -368,13 +401,26 @@ def check(
                 if min(real, simulated[metric]) * factor > 5:
                     ratios[metric].append(simulated[metric] / real)
             writer.writerow(row)
+            rows.append(row)
             click.echo(" ".join(f"{cell:>10}" for cell in row))
+    values: dict[str, str] = {}
     for metric, found in ratios.items():
         if found:
+            values |= {
+                f"{metric}.median": f"{statistics.median(found):.2f}",
+                f"{metric}.least": f"{min(found):.2f}",
+                f"{metric}.most": f"{max(found):.2f}",
+            }
             click.echo(
                 f"{metric}: simulated / real {statistics.median(found):.2f}, from "
                 f"{min(found):.2f} to {max(found):.2f}, where both are more than 5"
             )
+    if figures:
+        note = f"Medians of {repeats} real runs; megabytes and seconds."
+        about = [*SCHEDULER, *ABOUT]
+        write_figures(
+            figures, about=about, note=note, values=values, head=head, rows=rows
+        )
     click.echo(f"written to {output}", err=True)
 
 

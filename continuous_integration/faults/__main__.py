@@ -22,6 +22,7 @@ from continuous_integration.faults.run import (
     observe,
 )
 from continuous_integration.faults.scenarios import SCENARIOS, reference
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from distributed.rootish.tables import text_table
 
 #: Titles of the columns of :func:`row`
@@ -105,6 +106,7 @@ _TITLES = "\n".join(f"{one.name:15} {one.title}" for one in SCENARIOS.values())
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the table there, too, as CSV.",
 )
+@figures_option()
 def main(
     names: tuple[str, ...],
     runs: int,
@@ -112,6 +114,7 @@ def main(
     no_marks: bool,
     timeout: float,
     output: Path | None,
+    figures: str | None,
 ) -> None:
     """Play scenarios, all by default, and print what was seen.
 
@@ -140,6 +143,14 @@ def main(
     if output:
         with output.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([HEAD, *rows])
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, "continuous_integration/faults"],
+            note=f"Policy {policy}{', without marks' if no_marks else ''}.",
+            head=HEAD,
+            rows=rows,
+        )
     sys.exit(not well)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from continuous_integration.figures import figures_option, write_figures
 from continuous_integration.fork import ForkError, releases, report, tree
 from continuous_integration.fork.base import Base, available_base, folder_base, storage
 from continuous_integration.fork.project import (
@@ -60,8 +61,9 @@ def _base(project: Project, folder: Path | None) -> Base:
 
 @main.command()
 @click.option("--stat", is_flag=True, help="Print counts and reasons only.")
+@figures_option()
 @_base_option
-def diff(stat: bool, folder: Path | None) -> None:
+def diff(stat: bool, figures: str | None, folder: Path | None) -> None:
     """Print all that the fork does to its base.
 
     Counts come first, then the reason for each name of the base that is touched, then a
@@ -70,11 +72,15 @@ def diff(stat: bool, folder: Path | None) -> None:
     project = read_project(ROOT)
     base = _base(project, folder)
     found = report.differences(base, tree.fork_files(ROOT, base))
-    lines = list(report.summary(project, read_divergence(ROOT), found))
+    divergence = read_divergence(ROOT)
+    lines = list(report.summary(project, divergence, found))
     if not stat:
         for difference in found:
             lines += ["", *difference.lines]
     click.echo("\n".join(lines))
+    if figures:
+        values = report.counts(found, divergence)
+        write_figures(figures, about=["distributed"], values=values)
 
 
 @main.command()

@@ -10,11 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from continuous_integration.fork.base import Base, folder_base, storage
+from continuous_integration.fork.base import (
+    Base,
+    available_base,
+    folder_base,
+    storage,
+)
 from continuous_integration.fork.merge import changed_names
-from continuous_integration.fork.project import BUILD, Divergence, Project
+from continuous_integration.fork.project import (
+    BUILD,
+    Divergence,
+    Project,
+    read_divergence,
+    read_project,
+)
 from continuous_integration.fork.syntax import Source, find, fingerprint
-from continuous_integration.fork.tree import VERSION_FILE
+from continuous_integration.fork.tree import VERSION_FILE, fork_files
 
 
 class FileDifference(NamedTuple):
@@ -144,6 +155,58 @@ def names(divergence: Divergence) -> str:
             ("relies-on", "relied on"),
         ]
     )
+
+
+#: What is counted apart from the others, and where it is.
+_PARTS = {
+    "scheduler": ("distributed/scheduler.py",),
+    "visible": (
+        "distributed/client.py",
+        "distributed/dashboard/scheduler.py",
+        "distributed/http/scheduler/prometheus/core.py",
+    ),
+    "settings": ("distributed/distributed.yaml", "distributed/distributed-schema.yaml"),
+}
+
+
+def current_counts(root: Path) -> dict[str, int]:
+    """Return the counts that the README has, of the fork as it is.
+
+    Parameters
+    ----------
+    root
+        Folder of the project
+    """
+    base = available_base(read_project(root))
+    found = differences(base, fork_files(root, base))
+    return counts(found, read_divergence(root))
+
+
+def counts(found: list[FileDifference], divergence: Divergence) -> dict[str, int]:
+    """Return the counts that the README has.
+
+    Parameters
+    ----------
+    found
+        Differences to the base
+    divergence
+        What becomes of which name
+    """
+    touched = [d for d in found if not d.is_new]
+    hows = Counter(
+        e["how"] for e in divergence.get("distributed/scheduler.py", {}).values()
+    )
+    result = {
+        "files": len(touched),
+        "python": sum(d.path.endswith(".py") for d in touched),
+        "replaced": hows["replaces"],
+        "extended": hows["extends"],
+    }
+    for part, paths in _PARTS.items():
+        of_it = [d for d in touched if d.path in paths]
+        result[f"{part}.added"] = sum(d.added for d in of_it)
+        result[f"{part}.changed"] = sum(d.removed for d in of_it)
+    return result
 
 
 class Change(NamedTuple):

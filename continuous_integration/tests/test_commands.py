@@ -84,6 +84,22 @@ def test_diff_counts(copy: Path) -> None:
     assert run("diff", "--stat") == head.rstrip("\n") + "\n"
 
 
+def test_counts_of_the_readme(copy: Path) -> None:
+    """They are those that the command prints, and leave out no file of the base."""
+    text = run("diff", "--stat")
+    counts = report.current_counts(copy)
+    table = [line.split()[-3:] for line in text.splitlines()[3:5]]
+    added = sum(n for name, n in counts.items() if name.endswith(".added"))
+    changed = sum(n for name, n in counts.items() if name.endswith(".changed"))
+    assert table[0] == [str(counts["files"]), str(added), str(changed)]
+    assert table[1][0] == str(counts["python"])
+    plus_minus = f"+{counts['scheduler.added']} -{counts['scheduler.changed']}"
+    assert f"  {SCHEDULER}: changed, {plus_minus}\n" in text
+    section = text.partition(f"\n{SCHEDULER}\n")[2].partition("\n\n")[0]
+    assert section.count("  replaces ") == counts["replaced"] > 0
+    assert section.count("  extends ") == counts["extended"] > 0
+
+
 # Five and sixty, and what mends a fault of the base in `Scheduler.remove_worker`
 @pytest.mark.parametrize(
     ("decision", "definitions", "lines"), [(True, 5 + 1, 60 + 16), (False, 1, 80)]

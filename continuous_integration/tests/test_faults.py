@@ -213,7 +213,12 @@ def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     assert "undisturbed" in invoke("--help", code=0)
     table = tmp_path / "table.csv"
-    text = invoke("killed-all", "--output", str(table), code=0)
+    written = {}
+    monkeypatch.setattr(
+        __main__, "write_figures", lambda name, **fields: written.update({name: fields})
+    )
+    text = invoke("killed-all", "--output", str(table), "--figures", "bad", code=0)
+    assert written["bad"]["rows"] == [__main__.row(outcomes[:1])]
     assert text.splitlines()[1].split()[:4] == ["tried", "1", "0", "0"]
     assert table.read_text(encoding="utf-8").startswith("scenario,runs,wrong,")
     text = invoke("killed-all", "--runs", "2", code=1)

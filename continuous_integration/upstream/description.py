@@ -17,7 +17,7 @@ def describe(
 ) -> str:
     """Return the description, in Markdown.
 
-    What was measured comes from ``docs/results.rst`` and the tables that it includes.
+    What was measured comes from ``docs/results.rst`` and the figures that it shows.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
 from docutils.utils import SystemMessage
 
+from continuous_integration.figures.pages import register
 from continuous_integration.fork import ForkError
 
 _SETTINGS = {
@@ -56,6 +57,7 @@ def sections(page: Path) -> list[Section]:
     """
     # Sphinx's role for other pages of ours, which do not go with the description
     roles.register_local_role("doc", roles.GenericRole("doc", nodes.emphasis))
+    register()
     try:
         tree = publish_doctree(
             page.read_text(encoding="utf-8"),

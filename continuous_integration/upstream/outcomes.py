@@ -232,6 +232,11 @@ class Results:
             )
         return counts
 
+    def outcomes(self) -> list[tuple[str, int, int]]:
+        """Return each outcome with how many had it at first, with base and fork."""
+        base, fork = self.totals("base"), self.totals("fork")
+        return [(x, base[x], fork[x]) for x in sorted({*base, *fork})]
+
     def failures(self) -> list[str]:
         """Return the tests that failed at first with the base and with the fork."""
         fork = self._first("fork")
@@ -331,8 +336,7 @@ def write_report(results: Results, head: str, facts: dict[str, Any], path: Path)
     totals = {contender: results.totals(contender) for contender in ("base", "fork")}
     differences = results.differences()
     unfinished = results.unfinished()
-    names = sorted(set(totals["base"]) | set(totals["fork"]))
-    rows = [[x, str(totals["base"][x]), str(totals["fork"][x])] for x in names]
+    rows = [[str(cell) for cell in row] for row in results.outcomes()]
     lines = [head, "", *_table(["outcome", "base", "fork"], rows)]
     if unfinished:
         lines += _table(["module not run to its end", "base", "fork"], unfinished)

@@ -38,6 +38,7 @@ from continuous_integration.benchmarks.environments import (
 from continuous_integration.benchmarks.measure import REPOSITORY
 from continuous_integration.benchmarks.progress import execute_visibly, say
 from continuous_integration.benchmarks.workloads import Unavailable
+from continuous_integration.figures import figures_option, write_figures
 from continuous_integration.fork import ForkError
 from continuous_integration.fork.project import read_project
 from continuous_integration.upstream.checkout import (
@@ -333,6 +334,7 @@ def _checkout(folder: Path | None, make: bool) -> Checkout:
     help="The report; beside it go the same as JSON, what was run (.jsonl), and what "
     "pytest printed (-logs/).  [default: build/upstream/suite.md]",
 )
+@figures_option()
 def command(
     folder: Path | None,
     names: tuple[str, ...],
@@ -344,6 +346,7 @@ def command(
     fresh: bool,
     parent: Path,
     output: Path,
+    figures: str | None,
 ) -> None:
     """Run upstream's tests with the base and with the fork, and compare.
 
@@ -363,6 +366,7 @@ def command(
             fresh,
             parent.resolve(),
             output.resolve(),
+            figures,
         )
     except (ForkError, Unavailable) as error:
         raise click.ClickException(str(error)) from None
@@ -386,6 +390,7 @@ def _test(
     fresh: bool,
     parent: Path,
     output: Path,
+    figures: str | None,
 ) -> None:
     modules = checkout.select(names)
     logs = output.with_name(f"{output.stem}-logs")
@@ -414,6 +419,14 @@ def _test(
         with laid_out(checkout, list(sites.values())):
             document(sites["fork"])
             results = run_all(contenders, modules, identity, repeats, run)
+    if figures:
+        write_figures(
+            figures,
+            about=["distributed"],
+            note=f"Upstream's tests at {checkout.description}, {len(modules)} modules.",
+            head=("outcome", "base", "fork"),
+            rows=results.outcomes(),
+        )
     _conclude(results, checkout, contenders, options, output, logs)
 
 

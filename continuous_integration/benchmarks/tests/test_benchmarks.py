@@ -426,6 +426,19 @@ def test_summary() -> None:
     assert row == ["w", "0.5 → 0.25", "10 → 10", "200 → 50 (0.25)", "10 → 10 (1.00)"]
 
 
+def test_means() -> None:
+    """Of the ratios that are shown, of workloads that all have run."""
+    records = [
+        measured("base", moved=200.0, peak_managed=0.5),
+        measured("fork", moved=50.0, peak_managed=0.25),
+        measured("base", workload="other", moved=200.0, peak_managed=100.0),
+        measured("fork", workload="other", moved=200.0, peak_managed=50.0),
+        measured("base", workload="lonely"),
+    ]
+    row = compare.means(compare.medians(records, compare.METRICS), ["base", "fork"])
+    assert row == ["geometric mean of the ratios", "0.50", "", "0.50", "1.00"]
+
+
 def test_telling() -> None:
     found = {
         name: {"base": {"peak_managed": 100.0}, "fork": {"peak_managed": peak}}
@@ -471,9 +484,15 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from continuous_integration.benchmarks import deal
 
     monkeypatch.setattr(deal, "CHUNKS", 24)
+    written = {}
+    monkeypatch.setattr(
+        deal, "write_figures", lambda name, **fields: written.update({name: fields})
+    )
     picture = tmp_path / "deal.png"
-    ran = CliRunner().invoke(deal.main, [str(picture), "--folder", str(tmp_path)])
+    options = ["--folder", str(tmp_path), "--figures", "dealt"]
+    ran = CliRunner().invoke(deal.main, [str(picture), *options])
     assert ran.exit_code == 0, ran.output
+    assert written["dealt"]["pictures"] == [picture]
     assert picture.read_bytes().startswith(b"\x89PNG")
     one_by_one, workers, in_blocks, blocks = ran.output.splitlines()
     assert one_by_one.startswith("one by one")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from continuous_integration.benchmarks import __main__
 from continuous_integration.benchmarks.__main__ import main
 from continuous_integration.benchmarks.matrix import HEAD, Observation, observe, row
 from continuous_integration.benchmarks.readers import READERS, reader
@@ -85,14 +86,20 @@ def test_row() -> None:
     assert cells[3:] == ["**48** few, root", "**13** few, root", "12 few, root"]
 
 
-def test_command(folder: Path, tmp_path: Path) -> None:
+def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {}
+    monkeypatch.setattr(
+        __main__, "write_figures", lambda name, **fields: written.update({name: fields})
+    )
     output = tmp_path / "table.csv"
     arguments = ["readers", "delayed", "--folder", str(folder), "--output", str(output)]
+    arguments += ["--figures", "read"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     lines = output.read_text().splitlines()
     assert len(lines) == 3
     assert lines[1].startswith("delayed,with,48 load / 1,")
+    assert [",".join(row) for row in written["read"]["rows"]] == lines[1:]
     result = CliRunner().invoke(main, ["readers", "nothing"])
     assert result.exit_code == 2
     assert "no reader nothing" in result.output

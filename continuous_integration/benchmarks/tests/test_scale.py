@@ -95,8 +95,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(scale, "environments", environments)
     monkeypatch.setattr(scale, "execute_visibly", execute)
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(
+        scale, "write_figures", lambda name, **fields: written.update({name: fields})
+    )
     output = tmp_path / "scale.csv"
     options = ["--graph", "files", "--largest", "10000", "--output", str(output)]
+    options += ["--figures", "grown"]
     result = CliRunner().invoke(main, ["scale", *options])
     assert result.exit_code == 0, result.output
     head, *rows = csv.reader(output.read_text().splitlines())
@@ -104,6 +109,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {size for sizes in scale.sweeps(10_000).values() for size in sizes}
     assert len(rows) == len(sizes) * len(scale.CONTENDERS)
     assert rows[0][4:] == [scale.CONTENDERS[0], "2.0", "3.0", "0.0", "1.0", "100.0"]
+    grown = written["grown"]
+    assert grown["head"] == scale.HEAD
+    assert [list(map(str, row)) for row in grown["rows"]] == rows
+    assert [path.is_file() for path in grown["pictures"]] == [True]
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"scale-peak-chunks.png", "scale-total.png"}
 
@@ -121,14 +130,23 @@ def test_command_says_what_failed(
     assert result.output.splitlines()[-1] == message
 
 
-def test_check(tmp_path: Path) -> None:
+def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real workers hold and move what the simulation says, more or less."""
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(
+        scale, "write_figures", lambda name, **fields: written.update({name: fields})
+    )
     output = tmp_path / "check.csv"
     options = ["--graph", "fields", "--tasks", "60", "--groups", "10"]
     options += ["--workers", "1", "--repeats", "1", "--output", str(output)]
+    options += ["--figures", "close"]
     result = CliRunner().invoke(main, ["scale-check", *options])
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(output.read_text().splitlines()))
+    close = written["close"]
+    assert [dict(zip(close["head"], row)) for row in close["rows"]] == rows
+    values = [close["values"][f"peak.{x}"] for x in ("least", "median", "most")]
+    assert values == sorted(values)
     assert [row["policy"] for row in rows] == ["producers", "marked", "heuristic"]
     for row in rows:
         # One worker: nothing is moved; two fields and their product

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import os
 import re
 import shutil
@@ -16,7 +15,8 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from continuous_integration.fork import ForkError, report
+from continuous_integration.figures.files import read
+from continuous_integration.fork import ForkError
 from continuous_integration.fork.base import available_base
 from continuous_integration.fork.project import read_project
 from continuous_integration.fork.tree import VERSION_FILE
@@ -309,9 +309,8 @@ def test_what_is_there_needs_nothing_that_is_left_out(made: Made) -> None:
 
 def test_description_has_what_was_measured(made: Made) -> None:
     text = made.description
-    with (ROOT / "docs" / "compare.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.reader(file):
-            assert f"| {' | '.join(row)} |" in text
+    for row in read("compare").rows:
+        assert f"| {' | '.join(map(str, row))} |" in text
     for section in sections(ROOT / "docs" / "results.rst"):
         assert section.title in text
         assert section.text in text
@@ -550,27 +549,3 @@ def test_section_is_not_there() -> None:
 def test_without() -> None:
     text = "a = 1\n\n\n# Of f\n@d\ndef f():\n    pass\n\n\nb = 2\n"
     assert contribution.without("f", text, "m") == "a = 1\n\n\nb = 2\n"
-
-
-def test_readme_counts_as_the_command_does() -> None:
-    """What the README says of the difference is what `fork diff --stat` prints."""
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    base = available_base(read_project(ROOT))
-    found = report.differences(base, contribution.fork_files(ROOT, base))
-    changed = [d for d in found if not d.is_new]
-    modules = {d.path: d for d in changed if d.path.endswith(".py")}
-    scheduler = modules.pop("distributed/scheduler.py")
-    settings = [d for d in changed if not d.path.endswith(".py")]
-    divergence = pull_request.read_divergence(ROOT)
-    hows = [entry["how"] for entry in divergence["distributed/scheduler.py"].values()]
-    for phrase in (
-        f"{len(changed)} files of upstream are touched, {len(modules) + 1} of them "
-        "Python",
-        f"{scheduler.added} lines added and {scheduler.removed} changed",
-        f"{hows.count('replaces')} definitions replaced",
-        f"{hows.count('extends')} extended",
-        f"{sum(d.added for d in modules.values())} lines in "
-        + ", ".join(f"`{path}`" for path in modules),
-        f"{sum(d.added for d in settings)} lines in the settings",
-    ):
-        assert phrase in text
