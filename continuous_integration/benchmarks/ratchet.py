@@ -32,7 +32,7 @@ from continuous_integration.benchmarks.floor import floor_of_bytes, floor_of_mem
 from continuous_integration.benchmarks.measure import BUILD
 from continuous_integration.benchmarks.ours import REPOSITORY
 from continuous_integration.benchmarks.replay import CLUSTERS
-from continuous_integration.figures import read, write_figures
+from continuous_integration.figures.files import read, write_figures
 from continuous_integration.fork import ForkError
 from continuous_integration.fork.base import available_base
 from continuous_integration.fork.project import read_project
