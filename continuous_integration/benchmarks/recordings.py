@@ -199,7 +199,7 @@ class StandIn:
     """An object that dask knows no size of."""
 
 
-def kind_of(node: GraphNode) -> str:
+def kind_of(node: object) -> str:
     """Return which of :data:`KINDS` a task is, recorded or real.
 
     Parameters
