@@ -397,7 +397,7 @@ def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> 
         path = recordings.write(found, output)
         click.echo(
             f"{name:28} {len(found.outputs):5} tasks, {path.stat().st_size:6} bytes, "
-            f"reads: {', '.join(found.reads)}"
+            f"reads: {', '.join(found.reads[:3])}{' ...' if found.reads[3:] else ''}"
             + ("" if alike == repeats else f"; only {alike} of {repeats} runs alike")
         )
 

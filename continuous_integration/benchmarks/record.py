@@ -67,6 +67,10 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
 
+#: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
+#: the size of all that is in it, and one function may do every step.
+READS = {"open-dataset": ".*read_block.*", "run-step": "run_step"}
+
 #: Inputs of a read are at most this part of what it gives, in bytes.
 HANDLES = 0.25
 
@@ -108,6 +112,14 @@ class Recorder(SchedulerPlugin):
         self.workers = {address: n for n, address in enumerate(scheduler.workers)}
         self.resources = [dict(ws.resources) for ws in scheduler.workers.values()]
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
+        update = streams["update-graph"]
+
+        async def updated(submitting_task: Key | None = None, **message: Any) -> None:
+            if submitting_task is not None:
+                self._error = "a task submits tasks: the graph depends on when it runs"
+            await update(submitting_task=submitting_task, **message)
+
+        streams["update-graph"] = updated
         self._wrap("update_data", self._scattered, (streams, "update-data"))
         self._wrap("update_data", self._scattered, (handlers, "update_data"))
         self._wrap(
@@ -201,15 +213,11 @@ class Recorder(SchedulerPlugin):
         self,
         scheduler: Scheduler,
         *,
-        client: str,
         keys: set[Key],
         tasks: Sequence[Key],
         **kwargs: Any,
     ) -> None:
         """Record a graph."""
-        if client.startswith("Client-worker"):
-            self._error = "a task submits tasks: the graph depends on when it runs"
-            return
         new = [scheduler.tasks[key] for key in tasks if key not in self._known]
         priorities = {ts.key: ts.priority or (0, 0, 0) for ts in new}
         op = Submission(
@@ -334,8 +342,7 @@ _HASH = re.compile("[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Renaming:
     """Number the hashes in keys, in order of appearance.
 
-    Prefixes stay, and what was one group stays one; a name of which that would not be
-    true stays as it is.
+    What was one group stays one. A name that would get another prefix stays as it is.
     """
 
     def __init__(self) -> None:
@@ -346,12 +353,7 @@ class Renaming:
             lambda match: token(self._numbers.setdefault(match[0], len(self._numbers))),
             text,
         )
-        same = key_split(renamed) == key_split(text) and (
-            key_split_group(text) == text
-            or key_split_group(renamed) == key_split_group(text)
-            or _HASH.search(key_split_group(text)) is not None
-        )
-        return renamed if same else text
+        return renamed if key_split(renamed) == key_split(text) else text
 
     def __call__(self, key: Any) -> Any:
         """Return the new key."""
@@ -458,10 +460,6 @@ def find_reads(recording: Recording) -> list[str]:
         if isinstance(op, Submission)
         for key, node in op.tasks.items()
     }
-    users: defaultdict[Key, int] = defaultdict(int)
-    for node in nodes.values():
-        for dependency in node.dependencies:
-            users[dependency] += 1
     unpacked = {
         key
         for op in recording.ops
@@ -476,11 +474,8 @@ def find_reads(recording: Recording) -> list[str]:
     given: dict[str, float] = {}
     for prefix, keys in prefixes.items():
         total = sum(recording.outputs[key].nbytes for key in keys)
-        inputs = sum(
-            recording.outputs[dependency].nbytes / users[dependency]
-            for key in keys
-            for dependency in nodes[key].dependencies
-        )
+        needed = {one for key in keys for one in nodes[key].dependencies}
+        inputs = sum(recording.outputs[one].nbytes for one in needed)
         marked = any(kind_of(nodes[key]) == "marked" for key in keys)
         if marked or inputs <= HANDLES * total:
             given[prefix] = total
@@ -582,7 +577,14 @@ def _compute_demo(source: str, client: Client, folder: Path, prepared: None) -> 
 def jobs() -> dict[str, Job]:
     """Return all that can be recorded: name -> job."""
     found = [
-        Job(one.name, one.check, one.write, one.prepare, one.compute)
+        Job(
+            one.name,
+            one.check,
+            one.write,
+            one.prepare,
+            one.compute,
+            reads=READS.get(one.name),
+        )
         for one in WORKLOADS.values()
     ]
     for one in READERS.values():
