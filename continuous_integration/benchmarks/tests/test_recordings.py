@@ -463,10 +463,12 @@ def test_computed_again_is_recorded_again() -> None:
     def compute(client: Client, folder: Path, prepared: Any) -> None:
         for _ in range(2):
             dask.delayed(give)(1, dask_key_name="one").compute()
+            while client.run_on_scheduler(count_tasks):
+                pass  # The client releases it in its own time
 
     found = record(job(compute), Path())
     assert [set(op.tasks) for op in submissions(found)] == [{"one"}, {"one"}]
-    assert loads(dumps(found)).ops[2] == submissions(found)[1]
+    assert [set(op.tasks) for op in submissions(loads(dumps(found)))] == 2 * [{"one"}]
 
 
 def test_tasks_that_submit_tasks_are_refused() -> None:
@@ -523,7 +525,7 @@ def test_reads_are_marked_or_have_handles_only_and_give_the_most() -> None:
 
 def test_recordings_in_the_repository_are_small_and_up_to_date() -> None:
     paths = sorted(recordings.FOLDER.glob("*.jsonl"))
-    assert [path.stem for path in paths] == recordings.names()
+    assert sorted(path.stem for path in paths) == recordings.names()
     assert sum(path.stat().st_size for path in paths) < 8e6
     # The environments of the tests have all libraries, but not each has the files
     assert {path.stem for path in paths} == jobs().keys()
