@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 #: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
 #: the size of all that is in it, and one function may do every step.
-READS = {"open-dataset": ".*read_block.*", "run-step": "run_step"}
+READS = {"open-dataset": "from-value", "run-step": "run_step"}
 
 #: Inputs of a read are at most this part of what it gives, in bytes.
 HANDLES = 0.25
