@@ -17,6 +17,7 @@ from continuous_integration.benchmarks import compare as comparing
 # Registers its workloads
 from continuous_integration.benchmarks import (
     computations,  # noqa: F401
+    ratchet,
     recordings,
     scale,
 )
@@ -430,17 +431,16 @@ def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> 
         raise click.BadParameter(f"nothing to record has the name {', '.join(unknown)}")
     for name in names or jobs:
         try:
-            runs = [recording.record(jobs[name], folder) for _ in range(repeats)]
+            found, alike = recording.record_often(name, folder.resolve(), repeats)
         except Unavailable as error:
             if names:
                 raise
             click.echo(f"skipped: {error}", err=True)
             continue
-        found, alike = recording.median(runs)
         path = recordings.write(found, output)
         click.echo(
             f"{name:28} {len(found.outputs):5} tasks, {path.stat().st_size:6} bytes, "
-            f"reads: {', '.join(found.reads)}"
+            f"reads: {', '.join(found.reads[:3])}{' ...' if found.reads[3:] else ''}"
             + ("" if alike == repeats else f"; only {alike} of {repeats} runs alike")
         )
 
@@ -591,6 +591,7 @@ def cost(
         )
 
 
+main.add_command(ratchet.command)
 main.add_command(scale.command)
 main.add_command(scale.check)
 

@@ -1,24 +1,30 @@
 """How little memory and network a computation can do with: two limits, by its graph.
 
-The *floor of memory* is the peak of a cluster that starts tasks in the order of
+The *floor of memory* is the lowest peak of a cluster that starts tasks in the order of
 priority, as soon as a thread is free, and in which messages and transfers take no time.
-It is no lower bound: with another order, or with threads that wait, less can do. But a
-scheduler that follows the priorities cannot hope for less.
+Two readings of that order are tried, and the lower peak counts: the order alone, and
+the order among tasks that free more than they make, and then among the others. (Work
+that frees memory may be due at the very end, such as the sum of weights that were read
+for something else. A scheduler that holds loads back does it when a thread is free.)
+It is no lower bound: in another order, or with threads that wait, less can do.
 
-The *floor of bytes* is what has to be moved if the order is cut into one stretch for
-each worker, all as long, and every task runs on the worker of its stretch. It is no
-lower bound either: cuts elsewhere may tear less apart. It is what is left if neighbors
-are always together.
+The *floor of bytes* is what has to be moved if the order of those other tasks, which
+bring data in, is cut into one stretch for each worker, all as long, and whatever frees
+memory runs where most of its inputs are. It is no lower bound either: cuts elsewhere
+may tear less apart. It is what is left if neighbors are always together.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from continuous_integration.benchmarks.recordings import (
+    Output,
     Recording,
     Release,
     Scatter,
@@ -34,8 +40,30 @@ def _rank(submission: Submission, key: Key) -> tuple[Any, ...]:
     return -urgency, submission.generation, submission.priorities[key]
 
 
+def _grows(
+    submission: Submission,
+    key: Key,
+    sizes: Mapping[Key, Output],
+    users: Mapping[Key, int],
+) -> bool:
+    """Whether a task makes more than its share of its inputs."""
+    needs = submission.tasks[key].dependencies
+    return sizes[key].nbytes > sum(sizes[need].nbytes / users[need] for need in needs)
+
+
+def _users(recording: Recording) -> Counter[Key]:
+    """Return how many tasks use each output."""
+    return Counter(
+        need
+        for op in recording.ops
+        if isinstance(op, Submission)
+        for node in op.tasks.values()
+        for need in node.dependencies
+    )
+
+
 def floor_of_memory(recording: Recording, threads: int) -> int:
-    """Return the peak with so many threads, in bytes.
+    """Return the lowest peak with so many threads, in bytes.
 
     Parameters
     ----------
@@ -45,7 +73,12 @@ def floor_of_memory(recording: Recording, threads: int) -> int:
     threads
         Number of threads of the whole cluster.
     """
+    return min(_peak(recording, threads, first) for first in (False, True))
+
+
+def _peak(recording: Recording, threads: int, consumers_first: bool) -> int:
     sizes = recording.outputs
+    number_of_users = _users(recording)
     held: set[Key] = set()
     wanted: set[Key] = set()
     users: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -104,10 +137,12 @@ def floor_of_memory(recording: Recording, threads: int) -> int:
             wanted.update(op.outputs)
             for key, node in op.tasks.items():
                 needs[key] = tuple(node.dependencies)
-                ranks[key] = _rank(op, key)
                 missing[key] = {need for need in needs[key] if need not in held}
                 for need in needs[key]:
                     users[need].add(key)
+            for key in op.tasks:
+                last = consumers_first and _grows(op, key, sizes, number_of_users)
+                ranks[key] = (last, *_rank(op, key))
             for key in op.tasks:
                 if not missing[key]:
                     heapq.heappush(ready, (ranks[key], next(count), key))
@@ -127,6 +162,7 @@ def floor_of_bytes(recording: Recording, workers: int) -> int:
         Number of workers.
     """
     sizes = recording.outputs
+    users = _users(recording)
     where: defaultdict[Key, set[int]] = defaultdict(set)
     moved = 0
     for number, op in enumerate(recording.ops):
@@ -136,15 +172,24 @@ def floor_of_bytes(recording: Recording, workers: int) -> int:
             for key, numbers in op.workers.items():
                 where[key] = {n % workers for n in numbers}
         elif isinstance(op, Submission):
-            order = sorted(op.tasks, key=lambda key: _rank(op, key))
+            order = sorted(op.tasks, key=partial(_rank, op))
+            grows = [key for key in order if _grows(op, key, sizes, users)]
             # Stretches take the same time; where tasks take none, they count
-            whole = sum(sizes[key].seconds + 1e-9 for key in order)
+            whole = sum(sizes[key].seconds + 1e-9 for key in grows)
             passed = 0.0
-            for key in order:
-                worker = min(int(passed / whole * workers), workers - 1)
+            stretch: dict[Key, int] = {}
+            for key in grows:
+                stretch[key] = min(int(passed / whole * workers), workers - 1)
                 passed += sizes[key].seconds + 1e-9
+            for key in order:
+                needs = op.tasks[key].dependencies
+                held: Counter[int] = Counter()
+                if key not in stretch:
+                    for need in needs:
+                        held.update(dict.fromkeys(where[need], sizes[need].nbytes))
+                [(worker, _)] = held.most_common(1) or [(stretch.get(key, 0), 0)]
                 where[key] = {worker}
-                for need in op.tasks[key].dependencies:
+                for need in needs:
                     if worker not in where[need]:
                         where[need].add(worker)
                         moved += sizes[need].nbytes

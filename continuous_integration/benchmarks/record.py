@@ -11,8 +11,10 @@ See :mod:`continuous_integration.benchmarks.recordings` for what is written.
 from __future__ import annotations
 
 import gc
-import itertools
 import logging
+import multiprocessing
+import os
+import random
 import re
 import statistics
 import threading
@@ -20,21 +22,23 @@ import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import md5
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import dask
-import dask.tokenize
 from dask.utils import key_split
 
+# Registers its workloads
+from continuous_integration.benchmarks import computations  # noqa: F401
 from continuous_integration.benchmarks.measure import install, policy_setting
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.recordings import (
+    Operation,
     Output,
     Recording,
     Release,
@@ -42,6 +46,7 @@ from continuous_integration.benchmarks.recordings import (
     Submission,
     dumps,
     kind_of,
+    loads,
     make_node,
     token,
 )
@@ -62,9 +67,9 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
 
-#: Releases that come this soon one after the other are one, in seconds: objects that go
-#: together go one by one.
-TOGETHER = 0.05
+#: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
+#: the size of all that is in it, and one function may do every step.
+READS = {"open-dataset": "from-value", "run-step": "run_step"}
 
 #: Inputs of a read are at most this part of what it gives, in bytes.
 HANDLES = 0.25
@@ -90,9 +95,12 @@ class Recorder(SchedulerPlugin):
     name = "rootish-recorder"
 
     def __init__(self) -> None:
-        self.ops: list[Submission | Scatter | Release] = []
+        self.ops: list[Operation] = []
         self.outputs: defaultdict[Key, list[Output]] = defaultdict(list)
         self._waited = True
+        self._barrier = 0
+        self._used: dict[Key, int] = {}
+        self._dropped: defaultdict[int, list[Key]] = defaultdict(list)
         self._known: set[Key] = set()
         self._wanted: set[Key] = set()
         self._error: str | None = None
@@ -103,20 +111,37 @@ class Recorder(SchedulerPlugin):
         self.scheduler = scheduler
         self.workers = {address: n for n, address in enumerate(scheduler.workers)}
         self.resources = [dict(ws.resources) for ws in scheduler.workers.values()]
-        # It is looked up there by messages, and on the scheduler by itself
-        for handlers, op, name, see in [
-            (scheduler.stream_handlers, "update-data", "update_data", self._scattered),
-            (scheduler.handlers, "update_data", "update_data", self._scattered),
-            (
-                scheduler.stream_handlers,
-                "client-releases-keys",
-                "client_releases_keys",
-                self._released,
-            ),
-        ]:
-            seen = _after(see, getattr(type(scheduler), name).__get__(scheduler))
-            handlers[op] = seen
-            setattr(scheduler, name, seen)
+        streams, handlers = scheduler.stream_handlers, scheduler.handlers
+        update = streams["update-graph"]
+
+        async def updated(submitting_task: Key | None = None, **message: Any) -> None:
+            if submitting_task is not None:
+                self._error = "a task submits tasks: the graph depends on when it runs"
+            await update(submitting_task=submitting_task, **message)
+
+        streams["update-graph"] = updated
+        self._wrap("update_data", self._scattered, (streams, "update-data"))
+        self._wrap("update_data", self._scattered, (handlers, "update_data"))
+        self._wrap(
+            "client_releases_keys", self._released, (streams, "client-releases-keys")
+        )
+
+    def _wrap(
+        self, name: str, see: Callable[..., None], handler: tuple[dict[str, Any], str]
+    ) -> None:
+        """Call ``see`` before a method of the scheduler.
+
+        Messages find the method among the handlers, the scheduler itself by its name.
+        """
+        method = getattr(type(self.scheduler), name).__get__(self.scheduler)
+
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            see(*args, **kwargs)
+            return method(*args, **kwargs)
+
+        handlers, op = handler
+        handlers[op] = seen
+        setattr(self.scheduler, name, seen)
 
     @contextmanager
     def watch_client(self) -> Iterator[None]:
@@ -130,10 +155,46 @@ class Recorder(SchedulerPlugin):
         with mock.patch.object(FutureState, "wait", waited):
             yield
 
-    def check(self) -> None:
-        """Raise :exc:`RecordingError` if what happened cannot be recorded."""
+    def pause(self) -> int:
+        """Let the client have waited now; return the number of operations so far."""
+        self._waited = True
+        return len(self.ops)
+
+    def finish(self, prepared: int = 0) -> tuple[list[Operation], int]:
+        """Return the operations, with those releases that nobody had waited for.
+
+        How soon a future goes when the client drops it is a matter of chance. Each is
+        released with the last submission that uses it here, which is the soonest.
+
+        Parameters
+        ----------
+        prepared
+            Number of operations up to some point.
+
+        Returns
+        -------
+        (list of Submission, Scatter or Release, int)
+            The operations, and how many of them there are up to that point.
+
+        Raises
+        ------
+        RecordingError
+            If something happened that cannot be recorded.
+        """
         if self._error:
             raise RecordingError(self._error)
+        ops: list[Operation] = []
+        count = 0
+        for place, op in enumerate(self.ops):
+            ops.append(op)
+            if dropped := self._dropped[place]:
+                if isinstance(op, Release):
+                    op.keys += dropped
+                else:
+                    ops.append(Release(False, 0.0, dropped))
+            if place < prepared:
+                count = len(ops)
+        return ops, count
 
     def _when(self) -> dict[str, Any]:
         """Return when an operation comes that comes now."""
@@ -142,6 +203,8 @@ class Recorder(SchedulerPlugin):
         self._last = now
         # By chance all may be there while the client submits one task after the other
         waited, self._waited = self._waited, False
+        if waited:
+            self._barrier = len(self.ops)
         tasks = self.scheduler.tasks
         there = all(key in tasks and tasks[key].who_has for key in self._wanted)
         return {"wait": waited and there, "after": after}
@@ -150,18 +213,13 @@ class Recorder(SchedulerPlugin):
         self,
         scheduler: Scheduler,
         *,
-        client: str,
         keys: set[Key],
         tasks: Sequence[Key],
         **kwargs: Any,
     ) -> None:
         """Record a graph."""
-        if client.startswith("Client-worker"):
-            self._error = "a task submits tasks: the graph depends on when it runs"
-            return
-        new = [
-            ts for key in tasks if (ts := scheduler.tasks[key]).key not in self._known
-        ]
+        new = [scheduler.tasks[key] for key in tasks if key not in self._known]
+        priorities = {ts.key: ts.priority or (0, 0, 0) for ts in new}
         op = Submission(
             **self._when(),
             tasks={
@@ -171,12 +229,16 @@ class Recorder(SchedulerPlugin):
                 for ts in new
             },
             outputs=list(keys),
-            priorities={ts.key: ts.priority[2] for ts in new},
+            priorities={key: int(place) for key, (_, _, place) in priorities.items()},
             annotations={
                 ts.key: found for ts in new if (found := self._annotations(ts))
             },
-            generation=new[0].priority[1] if new else scheduler.generation,
+            generation=max(
+                (one for _, one, _ in priorities.values()), default=scheduler.generation
+            ),
         )
+        used = keys.union(*(node.dependencies for node in op.tasks.values()))
+        self._used.update(dict.fromkeys(used, len(self.ops)))
         self.ops.append(op)
         self._known |= op.tasks.keys()
         self._wanted |= keys
@@ -191,7 +253,7 @@ class Recorder(SchedulerPlugin):
             "loose_restrictions": ts.loose_restrictions,
             "actor": bool(ts.actor),
             "retries": ts.retries,
-            "priority": -ts.priority[0],
+            "priority": -ts.priority[0] if ts.priority else 0,
         }
         return {name: value for name, value in found.items() if value}
 
@@ -216,12 +278,12 @@ class Recorder(SchedulerPlugin):
         released = [key for key in keys if key in self._wanted]
         if not released:
             return
-        op = Release(**self._when(), keys=released)
-        last = self.ops[-1]
-        if isinstance(last, Release) and not op.wait and op.after < TOGETHER:
-            last.keys += released
+        if self._waited:
+            self.ops.append(Release(**self._when(), keys=released))
         else:
-            self.ops.append(op)
+            for key in released:
+                place = max(self._barrier, self._used.get(key, 0))
+                self._dropped[place].append(key)
         self._wanted.difference_update(released)
 
     def transition(
@@ -252,47 +314,25 @@ class Recorder(SchedulerPlugin):
                         op.annotations.setdefault(key, {})["queueable"] = False
 
 
-def _after(see: Callable[..., None], handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a handler that tells of its call first."""
-
-    def seen(*args: Any, **kwargs: Any) -> Any:
-        see(*args, **kwargs)
-        return handler(*args, **kwargs)
-
-    return seen
-
-
 # Names
 
 
 @contextmanager
-def stable_tokens() -> Iterator[None]:
-    """Let hashes and random names be the same whatever the folder, day and version.
+def seeded_names() -> Iterator[None]:
+    """Let what gets a random name get the same one in every run.
 
-    The order of a graph depends on them where all else is equal. Those that this thread
-    asks for are numbered, and the numbers hashed again, so that they are as good as the
-    real ones; other threads get the same for what is known.
+    The order of a graph depends on names where all else is equal. Threads that run
+    tasks, or talk to others, take names from elsewhere, so that they are of no account.
     """
-    tokenize, uuid4, thread = dask.tokenize._tokenize, uuid.uuid4, threading.get_ident()
-    known: dict[str, str] = {}
-    count = itertools.count()
+    generator, uuid4 = random.Random(0), uuid.uuid4
 
-    def next_token() -> str:
-        return md5(str(next(count)).encode(), usedforsecurity=False).hexdigest()
+    def seeded() -> uuid.UUID:
+        thread = threading.current_thread().name
+        if thread.startswith(("MainThread", "Dask-Offload")):
+            return uuid.UUID(int=generator.getrandbits(128), version=4)
+        return uuid4()
 
-    def number(*args: object, **kwargs: object) -> str:
-        real = tokenize(*args, **kwargs)
-        if threading.get_ident() == thread and real not in known:
-            known[real] = next_token()
-        return known.get(real, real)
-
-    def random() -> uuid.UUID:
-        return uuid.UUID(next_token()) if threading.get_ident() == thread else uuid4()
-
-    with (
-        mock.patch.object(dask.tokenize, "_tokenize", number),
-        mock.patch.object(uuid, "uuid4", random),
-    ):
+    with mock.patch.object(uuid, "uuid4", seeded):
         yield
 
 
@@ -302,8 +342,7 @@ _HASH = re.compile("[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Renaming:
     """Number the hashes in keys, in order of appearance.
 
-    Prefixes stay, and what was one group stays one; a name of which that would not be
-    true stays as it is.
+    What was one group stays one. A name that would get another prefix stays as it is.
     """
 
     def __init__(self) -> None:
@@ -314,12 +353,7 @@ class Renaming:
             lambda match: token(self._numbers.setdefault(match[0], len(self._numbers))),
             text,
         )
-        same = key_split(renamed) == key_split(text) and (
-            key_split_group(text) == text
-            or key_split_group(renamed) == key_split_group(text)
-            or _HASH.search(key_split_group(text)) is not None
-        )
-        return renamed if same else text
+        return renamed if key_split(renamed) == key_split(text) else text
 
     def __call__(self, key: Any) -> Any:
         """Return the new key."""
@@ -357,7 +391,7 @@ def _renamed(recording: Recording) -> Recording:
     def every(keys: Sequence[Key]) -> list[Key]:
         return [names[key] for key in sorted(keys, key=places.__getitem__)]
 
-    ops: list[Submission | Scatter | Release] = []
+    ops: list[Operation] = []
     for op in recording.ops:
         if isinstance(op, Submission):
             nodes = {
@@ -426,22 +460,22 @@ def find_reads(recording: Recording) -> list[str]:
         if isinstance(op, Submission)
         for key, node in op.tasks.items()
     }
-    users: defaultdict[Key, int] = defaultdict(int)
-    for node in nodes.values():
-        for dependency in node.dependencies:
-            users[dependency] += 1
+    unpacked = {
+        key
+        for op in recording.ops
+        if isinstance(op, Submission)
+        for key, annotation in op.annotations.items()
+        if not annotation.get("queueable", True)
+    }
     prefixes: defaultdict[str, list[Key]] = defaultdict(list)
     for key, node in nodes.items():
-        if kind_of(node) in ("task", "marked"):
+        if kind_of(node) in ("task", "marked") and key not in unpacked:
             prefixes[key_split(key)].append(key)
     given: dict[str, float] = {}
     for prefix, keys in prefixes.items():
         total = sum(recording.outputs[key].nbytes for key in keys)
-        inputs = sum(
-            recording.outputs[dependency].nbytes / users[dependency]
-            for key in keys
-            for dependency in nodes[key].dependencies
-        )
+        needed = {one for key in keys for one in nodes[key].dependencies}
+        inputs = sum(recording.outputs[one].nbytes for one in needed)
         marked = any(kind_of(nodes[key]) == "marked" for key in keys)
         if marked or inputs <= HANDLES * total:
             given[prefix] = total
@@ -543,7 +577,14 @@ def _compute_demo(source: str, client: Client, folder: Path, prepared: None) -> 
 def jobs() -> dict[str, Job]:
     """Return all that can be recorded: name -> job."""
     found = [
-        Job(one.name, one.check, one.write, one.prepare, one.compute)
+        Job(
+            one.name,
+            one.check,
+            one.write,
+            one.prepare,
+            one.compute,
+            reads=READS.get(one.name),
+        )
         for one in WORKLOADS.values()
     ]
     for one in READERS.values():
@@ -597,35 +638,33 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
         ) as cluster,
         recorder.watch_client(),
         Client(cluster) as client,
-        stable_tokens(),
+        seeded_names(),
     ):
         client.wait_for_workers(job.workers)
         cluster.sync(install, recorder, cluster.scheduler)
-        prepared = job.prepare(client, folder)
-        before = len(recorder.ops)
-        recorder._waited = True
-        result = job.compute(client, folder, prepared)
-        del prepared, result
+        prepared_ = job.prepare(client, folder)
+        before = recorder.pause()
+        result = job.compute(client, folder, prepared_)
+        del prepared_, result
         gc.collect()
-    recorder.check()
-    start = next(op.generation for op in recorder.ops if isinstance(op, Submission))
-    for op in recorder.ops:
-        if isinstance(op, Submission):
-            op.generation -= start
+    ops, prepared = recorder.finish(before)
+    submissions = [op for op in ops if isinstance(op, Submission)]
+    for op in reversed(submissions):
+        op.generation -= submissions[0].generation
     recording = _renamed(
         Recording(
             name=job.name,
             workers=job.workers,
             threads=job.threads,
             reads=[],
-            ops=recorder.ops,
+            ops=ops,
             outputs=_outputs(recorder),
             resources=recorder.resources if any(recorder.resources) else [],
             versions={
                 "distributed": distributed.__version__,
                 "dask": dask.__version__,
             },
-            prepared=before,
+            prepared=prepared,
         )
     )
     if job.reads is None:
@@ -634,3 +673,40 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
         prefixes = {key_split(key) for key in recording.outputs}
         reads = sorted(one for one in prefixes if re.fullmatch(job.reads, one))
     return replace(recording, reads=reads)
+
+
+def _run(name: str, folder: Path) -> str:
+    return dumps(record(jobs()[name], folder))
+
+
+def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]:
+    """Record something several times, each time in a new process.
+
+    The processes are alike, down to the order of sets, so that the recordings are.
+
+    Parameters
+    ----------
+    name
+        Name of what to run.
+    folder
+        Where its files are, or are to be written.
+    repeats
+        How often.
+
+    Returns
+    -------
+    (Recording, int)
+        See :func:`median`.
+    """
+    jobs()[name].check()
+    known = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if known else "spawn")
+    if known:
+        modules = {module for one in WORKLOADS.values() for module in one.modules}
+        context.set_forkserver_preload([__name__, "dask.array", *sorted(modules)])
+    texts = []
+    with mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
+        for _ in range(repeats):
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                texts.append(pool.submit(_run, name, folder).result())
+    return median([loads(text) for text in texts])

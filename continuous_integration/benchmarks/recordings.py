@@ -33,8 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.sizeof import sizeof
-
-from distributed.utils import key_split_group
+from dask.utils import key_split
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -199,7 +198,7 @@ class StandIn:
     """An object that dask knows no size of."""
 
 
-def kind_of(node: GraphNode) -> str:
+def kind_of(node: object) -> str:
     """Return which of :data:`KINDS` a task is, recorded or real.
 
     Parameters
@@ -306,8 +305,6 @@ def _lengthen(text: str) -> str:
 def _encode_key(key: Any) -> Any:
     if isinstance(key, tuple):
         return [_encode_key(part) for part in key]
-    if isinstance(key, bytes):
-        return {"bytes": key.decode("latin-1")}
     if isinstance(key, str):
         short = _shorten(key)
         return short if _lengthen(short) == key else {"verbatim": key}
@@ -318,8 +315,7 @@ def _decode_key(key: Any) -> Any:
     if isinstance(key, list):
         return tuple(_decode_key(part) for part in key)
     if isinstance(key, dict):
-        [(kind, text)] = key.items()
-        return text.encode("latin-1") if kind == "bytes" else text
+        return key["verbatim"]
     return _lengthen(key) if isinstance(key, str) else key
 
 
@@ -400,8 +396,9 @@ class _Catalog:
         ]
 
 
-def _label(key: Key) -> str:
-    return _shorten(str(key_split_group(key)))
+def _label(key: Any) -> str:
+    """Return the name of the group of a key, in the file."""
+    return _shorten(str(key[0])) if isinstance(key, tuple) else key_split(key)
 
 
 def _encode_group_keys(

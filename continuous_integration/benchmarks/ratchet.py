@@ -1,0 +1,481 @@
+"""``benchmarks replay``: replay all recordings, and hold the figures that came out.
+
+The figures that are in the repository, ``docs/figures/replay.json``, are those of the
+tree as it is. ``--check`` replays and fails if anything has become worse, ``--accept``
+writes what came out, and the commit says why.
+
+A *contender* is ``base``, the release that the fork is built from; ``fork``, this tree;
+``fork:SETTING=VALUE``, this tree with a setting of ``distributed.scheduler``; or
+``commit:HASH``, what this repository was at a commit. All of them use the libraries of
+this Python, and the simulator and the recordings of this tree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from continuous_integration.benchmarks import recordings
+from continuous_integration.benchmarks.floor import floor_of_bytes, floor_of_memory
+from continuous_integration.benchmarks.measure import BUILD
+from continuous_integration.benchmarks.ours import REPOSITORY
+from continuous_integration.benchmarks.replay import CLUSTERS
+from continuous_integration.figures.files import read, write_figures
+from continuous_integration.fork import ForkError
+from continuous_integration.fork.base import available_base
+from continuous_integration.fork.project import read_project
+from continuous_integration.fork.tree import write_tree
+from continuous_integration.upstream.git import run_git
+
+#: File of figures that is held.
+FIGURES = "replay"
+
+#: Seeds of hashes. Where there is one worker for each of few threads, chance counts
+#: most, and medians are taken; elsewhere the first must do.
+SEEDS = ("0", "1", "2")
+WITH_ALL_SEEDS = ("4x1", "2x2")
+
+#: What is held -> what is too little to count: a hundred kilobytes, a hundredth of a
+#: second.
+HELD = {"peak": 1e5, "peak_worker": 1e5, "moved": 1e5, "makespan": 0.01}
+
+#: What may become worse, as a part of what it was.
+TOLERANCE = 0.02
+
+HEAD = (
+    *("workload", "cluster", "contender", "peak", "peak_worker", "chunks", "moved"),
+    *("makespan", "lowest peak", "highest peak", "decisions"),
+)
+
+#: One row of the figures, by the names of :data:`HEAD`
+Row = dict[str, Any]
+#: workload, cluster, contender
+Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to replay with.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    tree : Path
+        Folder that has its package ``distributed``.
+    settings : tuple of str
+        ``NAME=VALUE`` of ``distributed.scheduler``.
+    """
+
+    name: str
+    tree: Path
+    settings: tuple[str, ...] = ()
+
+
+@contextmanager
+def made(names: Iterable[str]) -> Iterator[list[Contender]]:
+    """Make contenders, in folders that are gone afterwards.
+
+    Parameters
+    ----------
+    names
+        See the top of the module.
+
+    Raises
+    ------
+    ForkError
+        If one cannot be made, or a name is none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        yield [_make(name, Path(folder) / str(n)) for n, name in enumerate(names)]
+
+
+def _make(name: str, folder: Path) -> Contender:
+    if name == "base":
+        write_tree(folder, available_base(read_project(REPOSITORY)), {})
+        return Contender(name, folder)
+    if fork := re.fullmatch("fork(?::([a-z-]+=.+))?", name):
+        _merge(REPOSITORY, folder)
+        return Contender(name, folder, (fork[1],) if fork[1] else ())
+    if commit := re.fullmatch("commit:([0-9a-f]{4,40})", name):
+        sources = folder.with_name(f"{folder.name}-sources")
+        sources.mkdir()
+        archive = run_git("-C", str(REPOSITORY), "archive", commit[1])
+        if archive.returncode:
+            raise ForkError(f"{name}: {archive.stderr.decode().strip()}")
+        subprocess.run(
+            ["tar", "--extract", f"--directory={sources}"],
+            input=archive.stdout,
+            check=True,
+        )
+        _merge(sources, folder)
+        return Contender(name, folder)
+    raise ForkError(
+        f"no contender {name!r}: give base, fork, fork:SETTING=VALUE or commit:HASH"
+    )
+
+
+def _merge(sources: Path, folder: Path) -> None:
+    """Let a tree, this one or an older one, merge itself with the base."""
+    base = available_base(read_project(REPOSITORY)).root
+    command = (sys.executable, "-m", "continuous_integration.fork", "merge")
+    result = subprocess.run(
+        [*command, str(folder), f"--base={base}"],
+        cwd=sources,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise ForkError(f"cannot be merged: {result.stderr.strip()}")
+
+
+#: Puts the contender first, and nothing that is installed may put itself before it
+_BOOT = """
+import json, sys
+sys.path[:0], more = json.loads(sys.argv.pop(1))
+sys.path += more
+from continuous_integration.benchmarks.replay import main
+main()
+"""
+
+
+def _replay(
+    contender: Contender,
+    seed: str,
+    names: Sequence[str],
+    clusters: Sequence[str],
+    folder: Path,
+) -> Iterator[Row]:
+    """Yield what one process finds."""
+    installed = [path for path in sys.path if path.endswith("-packages")]
+    first = [str(contender.tree), str(REPOSITORY)]
+    options = [f"--cluster={cluster}" for cluster in clusters]
+    options += [f"--set={setting}" for setting in contender.settings]
+    # Without `site`, an editable install of the fork does not come before it
+    command = [sys.executable, "-S", "-c", _BOOT, json.dumps([first, installed])]
+    process = subprocess.Popen(
+        [*command, *options, f"--folder={folder}", *names],
+        env={"PYTHONHASHSEED": seed, "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        assert process.stderr
+        for line in process.stdout:
+            row = json.loads(line)
+            if "error" in row:
+                place = "{workload}, {cluster}".format_map(row)
+                raise ForkError(f"{place}, {contender.name}: {row['error']}")
+            yield row | {"contender": contender.name}
+        errors = process.stderr.read().strip()
+    if process.returncode:
+        raise ForkError(f"{contender.name} failed: {errors.splitlines()[-1]}")
+
+
+def replay_all(
+    contenders: Sequence[Contender],
+    names: Sequence[str],
+    clusters: Sequence[str],
+    folder: Path,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Row]:
+    """Replay recordings on clusters, with medians over seeds.
+
+    Parameters
+    ----------
+    contenders
+        What is replayed with.
+    names, clusters
+        Which recordings, on what.
+    folder
+        Where the recordings are.
+    advance
+        Called after each replay.
+
+    Returns
+    -------
+    list of dict
+        Rows, and for each recording and cluster one for the contender ``floor``.
+    """
+    found: dict[Place, list[Row]] = {}
+    for contender in contenders:
+        for seed in SEEDS:
+            some = [c for c in clusters if seed == SEEDS[0] or c in WITH_ALL_SEEDS]
+            for row in _replay(contender, seed, names, some, folder) if some else ():
+                place = row["workload"], row["cluster"], row["contender"]
+                found.setdefault(place, []).append(row)
+                advance()
+    rows = [_median(many) for many in found.values()]
+    for name in names:
+        recording = recordings.read(name, folder)
+        rows += [_floor(recording, cluster) for cluster in clusters]
+    order = {name: n for n, name in enumerate([c.name for c in contenders])}
+    return sorted(
+        rows,
+        key=lambda row: (
+            names.index(row["workload"]),
+            clusters.index(row["cluster"]),
+            order.get(row["contender"], len(order)),
+        ),
+    )
+
+
+def _median(rows: Sequence[Row]) -> Row:
+    """Return the median of the runs of one place."""
+    peaks = [row["peak"] for row in rows]
+    middle = dict(rows[0])
+    for metric in (*HELD, "chunks"):
+        middle[metric] = statistics.median_low(row[metric] for row in rows)
+    decisions = middle["decisions"].items()
+    return middle | {
+        "lowest peak": min(peaks),
+        "highest peak": max(peaks),
+        "decisions": ", ".join(f"{reason} {count}" for reason, count in decisions),
+    }
+
+
+def _floor(recording: recordings.Recording, cluster: str) -> Row:
+    workers, threads = map(int, cluster.split("x"))
+    peak = floor_of_memory(recording, workers * threads)
+    return {
+        **dict.fromkeys(HEAD, ""),
+        "workload": recording.name,
+        "cluster": cluster,
+        "contender": "floor",
+        "peak": peak,
+        "moved": floor_of_bytes(recording, workers),
+    }
+
+
+def held(root: Path = REPOSITORY) -> list[Row]:
+    """Return the rows that are in the repository.
+
+    Parameters
+    ----------
+    root
+        Its folder.
+    """
+    figures = read(FIGURES, root)
+    return [dict(zip(figures.head, row)) for row in figures.rows]
+
+
+def worse(rows: Iterable[Row], before: Iterable[Row]) -> list[tuple[str, ...]]:
+    """Return what has become worse: by itself, or against the release.
+
+    Parameters
+    ----------
+    rows
+        What came out now.
+    before
+        What is held.
+
+    Returns
+    -------
+    list of tuple of str
+        Workload, cluster, metric, what it was, what it is, and the ratio; what became
+        worst is first.
+    """
+    now = {(r["workload"], r["cluster"], r["contender"]): r for r in rows}
+    then = {(r["workload"], r["cluster"], r["contender"]): r for r in before}
+    found: list[tuple[float, tuple[str, ...]]] = []
+    for place, row in now.items():
+        workload, cluster, contender = place
+        if contender != "fork":
+            continue
+        if place not in then:
+            found.append((math.inf, (workload, cluster, "all", "not held", "", "")))
+            continue
+        base = workload, cluster, "base"
+        for metric, little in HELD.items():
+            pairs = [(metric, then[place][metric], row[metric], little)]
+            if base in now and base in then and then[base][metric] > little:
+                ratios = [
+                    rows_[place][metric] / max(rows_[base][metric], little)
+                    for rows_ in (then, now)
+                ]
+                # A ratio of what is little says little
+                slack = little / then[base][metric]
+                pairs.append((f"{metric} / release", *ratios, slack))
+            for name, old, new, slack in pairs:
+                if new > old * (1 + TOLERANCE) and new > old + slack:
+                    ratio = new / old if old else math.inf
+                    cells = (_number(old), _number(new), f"{ratio:.2f}")
+                    found.append((ratio, (workload, cluster, name, *cells)))
+    return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _number(value: float) -> str:
+    return f"{value / 1e6:.1f} MB" if value > 1e4 else f"{value:.3f}"
+
+
+def show(rows: Sequence[Row], contenders: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a table for a terminal.
+
+    Parameters
+    ----------
+    rows
+        What came out.
+    contenders
+        Names of what was replayed with.
+    """
+    by_place: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        places = by_place.setdefault((row["workload"], row["cluster"]), {})
+        places[row["contender"]] = row
+    names = [*contenders, "floor"]
+    yield (
+        "managed memory at its peak and bytes moved in MB, seconds; "
+        f"{', '.join(names)}; in brackets the spread of peaks over seeds"
+    )
+    for (workload, cluster), found in by_place.items():
+        peaks = " ".join(f"{found[name]['peak'] / 1e6:7.1f}" for name in names)
+        moved = " ".join(f"{found[name]['moved'] / 1e6:7.1f}" for name in names)
+        times = " ".join(f"{found[name]['makespan']:6.2f}" for name in contenders)
+        last = found[contenders[-1]]
+        low, high = last["lowest peak"] / 1e6, last["highest peak"] / 1e6
+        yield (
+            f"{workload:22} {cluster:>5} | {peaks} ({low:.1f}-{high:.1f}) | {moved} | "
+            f"{times} | {last['chunks']:3} chunks"
+        )
+
+
+def _check_names(
+    ctx: click.Context, param: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    known = recordings.names(ctx.params["folder"])
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"no recording {', '.join(unknown)}")
+    return names or tuple(known)
+
+
+@click.command("replay")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=recordings.FOLDER,
+    is_eager=True,
+    help="Where the recordings are.",
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...", callback=_check_names)
+@click.option(
+    "--cluster",
+    "clusters",
+    multiple=True,
+    default=CLUSTERS,
+    help="Workers and threads; give it several times.  "
+    f"[default: {', '.join(CLUSTERS)}]",
+)
+@click.option(
+    "--contender",
+    "contenders",
+    multiple=True,
+    default=("base", "fork"),
+    help="base, fork, fork:SETTING=VALUE or commit:HASH; give it several times.  "
+    "[default: base, fork]",
+)
+@click.option("--check", is_flag=True, help="Fail if anything has become worse.")
+@click.option("--accept", is_flag=True, help="Hold what came out from now on.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=BUILD / "replay.json",
+    help="Where everything is written.  [default: build/benchmarks/replay.json]",
+)
+def command(
+    folder: Path,
+    names: tuple[str, ...],
+    clusters: tuple[str, ...],
+    contenders: tuple[str, ...],
+    check: bool,
+    accept: bool,
+    output: Path,
+) -> None:
+    """Replay recordings of real workloads, the same to the bit each time.
+
+    Without names all of them. The last contender is the one that is checked.
+    """
+    from rich.progress import Progress
+
+    if accept and (contenders != ("base", "fork") or clusters != CLUSTERS):
+        raise click.UsageError("--accept takes no other contenders or clusters")
+    count = sum(len(SEEDS) if c in WITH_ALL_SEEDS else 1 for c in clusters)
+    with made(contenders) as trees, Progress(transient=True) as progress:
+        task = progress.add_task("", total=count * len(names) * len(contenders))
+        rows = replay_all(
+            trees, names, clusters, folder, lambda: progress.advance(task)
+        )
+    for line in show(rows, contenders):
+        click.echo(line)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = ",\n".join(json.dumps([row.get(name) for name in HEAD]) for row in rows)
+    output.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    if accept:
+        _accept(rows)
+    if check:
+        last = contenders[-1]
+        judged = [
+            row | {"contender": "fork" if row["contender"] == last else "base"}
+            for row in rows
+            if row["contender"] in (last, "base")
+        ]
+        lines = worse(judged, held())
+        for line in lines:
+            click.echo("  ".join(line))
+        if lines:
+            raise click.ClickException(
+                f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than "
+                "those that are held; if that is wanted, run this with --accept, and "
+                "let the commit say why"
+            )
+        click.echo("nothing is worse than what is held")
+
+
+def _accept(rows: Sequence[Row]) -> None:
+    """Put what came out in the place of what was held before."""
+    places = {(row["workload"], row["cluster"]) for row in rows}
+    known = set(recordings.names())
+    try:
+        others = [
+            row
+            for row in held()
+            if row["workload"] in known
+            and (row["workload"], row["cluster"]) not in places
+        ]
+    except ForkError:
+        others = []
+    every = sorted(
+        [*others, *rows],
+        key=lambda row: (row["workload"], CLUSTERS.index(row["cluster"])),
+    )
+    path = write_figures(
+        FIGURES,
+        about=ABOUT,
+        head=HEAD,
+        rows=[[row[name] for name in HEAD] for row in every],
+    )
+    click.echo(f"written to {path.relative_to(REPOSITORY)}")
+
+
+#: A change of these makes the figures old.
+ABOUT = (
+    "distributed/scheduler.py",
+    "distributed/rootish",
+    "continuous_integration/benchmarks/recordings",
+    "continuous_integration/benchmarks/replay.py",
+    "continuous_integration/benchmarks/floor.py",
+)
