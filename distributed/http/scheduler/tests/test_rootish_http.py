@@ -12,7 +12,7 @@ from tornado.httpclient import AsyncHTTPClient
 from distributed import Event, wait
 from distributed.rootish import make_policy
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
-from distributed.tests.rootish_utils import TWO_WORKERS
+from distributed.tests.rootish_utils import SATURATION, TWO_WORKERS
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 
 #: Two for each thread
@@ -41,7 +41,7 @@ async def fetch(s: Scheduler) -> dict[str, Samples]:
     return found
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@gen_cluster(client=True, nthreads=TWO_WORKERS, config=SATURATION)
 async def test_prometheus(c, s, a, b):
     nothing = {"dask_rootish_queued_tasks": {(): 0}}
     assert await fetch(s) == nothing
