@@ -70,8 +70,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / path).exists():  # Else it was removed, but not yet from the index
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, target / path)
-    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
-    git = (*git, "-c", "commit.gpgsign=false")
+    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
+    git = ("git", *(part for one in settings for part in ("-c", one)))
     run(*git, "init", "--quiet", cwd=target)
     run(*git, "add", "--all", cwd=target)
     run(*git, "commit", "--quiet", "--message=Test", cwd=target)
