@@ -197,7 +197,12 @@ def demo(
         raise click.UsageError(str(e)) from e
     cluster = rootish_demo.ClusterSpec(workers, threads, marks=not strip_marks)
     try:
-        with _stop_in_order(), _progress(Console(stderr=True)) as report:
+        with _stop_in_order() as go_on, _progress(Console(stderr=True)) as show:
+
+            def report(done: int, total: int, what: str) -> None:
+                go_on()
+                show(done, total, what)
+
             runs = rootish_demo.run_demo(
                 data,
                 cluster,
@@ -368,26 +373,37 @@ def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextlib.contextmanager
-def _stop_in_order() -> Iterator[None]:
+def _stop_in_order() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C or SIGTERM unwind the block once, without a second interruption.
 
     Cleaning up takes a moment, and who presses Ctrl-C again meanwhile would leave the
     data and the workers behind.
+
+    Yields
+    ------
+    A function that is to be called now and then. It unwinds the block if that was asked
+    for and did not happen: Python drops what is raised while a finalizer runs.
     """
+    received: list[int] = []
+
+    def go_on() -> None:
+        if received:
+            if received[0] == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + received[0])
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         click.echo("Stopping the workers and removing the data ...", err=True)
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + signum)
+        received.append(signum)
+        go_on()
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
         signal.signal(each, interrupt)
     try:
-        yield
+        yield go_on
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -393,6 +393,37 @@ def test_interrupt_leaves_nothing_behind(moment, kill, signum, tmpdir_env, tmp_p
     wait_for_end_of_session(process.pid)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_a_finalizer(signum, tmp_path, monkeypatch):
+    """Python drops the exception; the next step stops the demo all the same."""
+    log = []
+
+    class Garbage:
+        def __del__(self):
+            signal.raise_signal(signum)
+
+    def run_demo(data, cluster, sources, policies, report):
+        report(0, 2, "First")
+        with catch_unraisable_exception():
+            Garbage()
+        log.append("went on")
+        report(1, 2, "Second")
+
+    monkeypatch.setattr(rootish_demo, "run_demo", run_demo)
+    result = dask("demo", "--output", tmp_path)
+    assert log == ["went on"]
+    assert result.exit_code == 128 + signum
+    assert "Second" not in result.stderr
+
+
+@contextlib.contextmanager
+def catch_unraisable_exception():
+    """Keep pytest from taking one for a fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: None)
+        yield
+
+
 def wait_for_end_of_session(sid: int) -> None:
     """Wait until the processes are gone that a leader of a session had started.
 
