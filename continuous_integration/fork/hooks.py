@@ -42,6 +42,7 @@ class MetadataHook(MetadataHookInterface):
         """Fill in the fields that ``pyproject.toml`` declares dynamic."""
         with one_line_errors():
             project = read_project(ROOT)
+            project.check_base()
             theirs = base.installed_distribution(project.base)
             licence = base.store_licence(project.base, ROOT)
         # The type that `Distribution.metadata` is declared to have is too narrow

@@ -64,7 +64,7 @@ class Project(NamedTuple):
     entry_points
         Entry points that the fork adds: group -> name -> object reference
     bases
-        All the versions that the fork can be based on, in order
+        The versions that the fork was reviewed on, in order
     """
 
     root: Path
@@ -72,6 +72,22 @@ class Project(NamedTuple):
     version: str
     entry_points: dict[str, dict[str, str]]
     bases: tuple[str, ...]
+
+    def check_base(self) -> None:
+        """Refuse a base that nobody has reviewed, before anything is made of it.
+
+        Raises
+        ------
+        ForkError
+            If the base is not among `bases`
+        """
+        if self.base not in self.bases:
+            raise ForkError(
+                f"distributed {self.base} is not one of the bases that pyproject.toml "
+                f"lists: {', '.join(self.bases)}; require one of these, or review this "
+                "one: `python -m continuous_integration.fork rebase "
+                f"{self.base}`"
+            )
 
 
 def read_project(root: Path) -> Project:
@@ -116,7 +132,7 @@ def read_project(root: Path) -> Project:
         base,
         f"{base}+rootish.{settings['release']}",
         settings["entry-points"],
-        tuple(sorted({base, *settings["bases"]}, key=Version)),
+        tuple(sorted(settings["bases"], key=Version)),
     )
 
 

@@ -32,9 +32,8 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
     code
         Exit code that it must have
     """
-    env = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))
-    }
+    foreign = ("DASK_", "PYTHON", "VIRTUAL")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd or Path(__file__).parent,
@@ -62,16 +61,17 @@ def base(project: Project) -> Base:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a git repository with the project as it is now, committed or not."""
+    """Return a git repository with the files that are tracked here, as they are now.
+
+    What else lies about does not belong to the project.
+    """
     target = tmp_path_factory.mktemp("checkout") / "project"
-    shutil.copytree(
-        ROOT,
-        target,
-        ignore=shutil.ignore_patterns(
-            ".git", ".*_cache", ".hypothesis", ".venv", "__pycache__", "build", "dist"
-        ),
-    )
-    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
+    for path in run("git", "ls-files", "-z", cwd=ROOT).split("\0")[:-1]:
+        if (ROOT / path).exists():  # Else it was removed, but not yet from the index
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, target / path)
+    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
+    git = ("git", *(part for one in settings for part in ("-c", one)))
     run(*git, "init", "--quiet", cwd=target)
     run(*git, "add", "--all", cwd=target)
     run(*git, "commit", "--quiet", "--message=Test", cwd=target)

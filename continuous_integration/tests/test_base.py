@@ -136,9 +136,17 @@ def write_project(root: Path, requires: list[str]) -> None:
 def test_project(tmp_path: Path) -> None:
     write_project(tmp_path, ["hatchling>=1", "distributed == 1.0"])
     project = read_project(tmp_path)
-    bases = ("0.9", "0.10", "1.0")
+    bases = ("0.9", "0.10")
     entry_points = {"x": {"y": "z"}}
     assert project == Project(tmp_path, "1.0", "1.0+rootish.7", entry_points, bases)
+
+
+def test_base_must_be_listed(tmp_path: Path) -> None:
+    write_project(tmp_path, ["distributed==0.10"])
+    read_project(tmp_path).check_base()
+    write_project(tmp_path, ["distributed==1.0"])
+    with pytest.raises(ForkError, match=r"1\.0 is not one of .* lists: 0\.9, 0\.10;"):
+        read_project(tmp_path).check_base()
 
 
 @pytest.mark.parametrize(

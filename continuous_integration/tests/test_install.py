@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from continuous_integration.fork import releases
 from continuous_integration.fork.project import Project, read_project
 from continuous_integration.tests.conftest import ROOT, Dist, Environment, run
 
@@ -225,6 +226,18 @@ def test_other_base(base: str, checkout: Path, tmp_path: Path) -> None:
     check(environment, read_project(copy))
     assert f"dask=={base}\n" in environment.pip("freeze")
     assert environment.run(POLICIES).splitlines() == HELD_BACK
+
+
+def test_base_that_is_not_listed(checkout: Path, tmp_path: Path) -> None:
+    """Its definitions may be those that were reviewed; nobody has tried it."""
+    copy = tmp_path / "project"
+    shutil.copytree(checkout, copy)
+    releases.choose(copy, PROJECT.base, {*PROJECT.bases} - {PROJECT.base})
+    text = run(sys.executable, "-m", "pip", "wheel", "--no-deps", copy, code=1)
+    (message,) = (line for line in text.splitlines() if "distributed-rootish: " in line)
+    assert f"{PROJECT.base} is not one of the bases" in message
+    assert f"fork rebase {PROJECT.base}`" in message
+    assert "Traceback" not in text
 
 
 def test_fork_is_refused_as_its_own_base() -> None:

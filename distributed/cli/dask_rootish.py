@@ -14,6 +14,7 @@ import operator
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -58,10 +59,14 @@ def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
         ) from None
 
 
-def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Make of a folder or a file the file to write, before any work is done."""
-    is_file = value.suffix == ".png" and not value.is_dir()
-    if not is_file and value.suffix and not value.exists():
+def _plot_path(
+    ctx: click.Context, param: click.Parameter, value: Path | None
+) -> Path | None:
+    """Make of a folder or a file the file to write, and see that it can be."""
+    if value is None:
+        return None
+    is_file = value.suffix.lower() == ".png" and not value.is_dir()
+    if not is_file and not value.is_dir() and (value.suffix or value.exists()):
         raise click.BadParameter(f"{str(value)!r} must be a folder or end in .png.")
     path = value if is_file else value / PLOT_NAME
     try:
@@ -70,8 +75,17 @@ def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
         raise click.BadParameter(
             f"cannot make {str(path.parent)!r}: {e.strerror}."
         ) from e
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise click.BadParameter(f"{str(path)!r} cannot be written.")
+    is_new = not path.exists()
+    try:
+        # What permissions say is not all that can be in the way
+        with path.open("ab"):
+            pass
+    except OSError as e:
+        raise click.BadParameter(
+            f"{str(path)!r} cannot be written: {e.strerror}."
+        ) from e
+    if is_new:
+        path.unlink()
     return path
 
 
@@ -139,10 +153,9 @@ def _plot_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    default=".",
     callback=_plot_path,
     help=f"Where to write the plot: a file that ends in .png, or a folder in which "
-    f"it is called {PLOT_NAME}.  [default: the current folder]",
+    f"it is called {PLOT_NAME}.  [default: a new folder for temporary files]",
 )
 def demo(
     sources: tuple[str, ...],
@@ -153,7 +166,7 @@ def demo(
     chunks: int,
     chunk_size: int,
     strip_marks: bool,
-    output: Path,
+    output: Path | None,
 ) -> None:
     """Average files that are larger than the cluster, under each policy.
 
@@ -184,7 +197,12 @@ def demo(
         raise click.UsageError(str(e)) from e
     cluster = rootish_demo.ClusterSpec(workers, threads, marks=not strip_marks)
     try:
-        with _stop_in_order(), _progress(Console(stderr=True)) as report:
+        with _stop_in_order() as go_on, _progress(Console(stderr=True)) as show:
+
+            def report(done: int, total: int, what: str) -> None:
+                go_on()
+                show(done, total, what)
+
             runs = rootish_demo.run_demo(
                 data,
                 cluster,
@@ -193,6 +211,9 @@ def demo(
                 report=report,
             )
         Console().print(rootish_demo.make_table(runs, data, cluster))
+        if output is None:
+            # Whoever else runs this here has a file of the same name
+            output = Path(tempfile.mkdtemp(prefix="dask-rootish-")) / PLOT_NAME
         rootish_demo.write_plot(runs, data, output)
         click.echo(f"Memory over time: {output}")
         rootish_demo.check_results(runs)
@@ -327,7 +348,8 @@ def _load(target: str) -> list[Any]:
 @contextlib.contextmanager
 def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     """Show a bar in a terminal, and a line for every step elsewhere, as in a log."""
-    if not console.is_terminal:
+    # A dumb terminal cannot move the cursor
+    if not console.is_terminal or console.is_dumb_terminal:
         yield lambda done, total, what: click.echo(f"[{done}/{total}] {what}", err=True)
         return
 
@@ -351,26 +373,37 @@ def _progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextlib.contextmanager
-def _stop_in_order() -> Iterator[None]:
+def _stop_in_order() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C or SIGTERM unwind the block once, without a second interruption.
 
     Cleaning up takes a moment, and who presses Ctrl-C again meanwhile would leave the
     data and the workers behind.
+
+    Yields
+    ------
+    A function that is to be called now and then. It unwinds the block if that was asked
+    for and did not happen: Python drops what is raised while a finalizer runs.
     """
+    received: list[int] = []
+
+    def go_on() -> None:
+        if received:
+            if received[0] == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + received[0])
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         click.echo("Stopping the workers and removing the data ...", err=True)
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + signum)
+        received.append(signum)
+        go_on()
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
         signal.signal(each, interrupt)
     try:
-        yield
+        yield go_on
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

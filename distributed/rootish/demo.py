@@ -39,7 +39,7 @@ import psutil
 from dask._task_spec import DataNode, Task
 from dask.utils import format_bytes
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, __version__
 from distributed.diagnostics.memory_recorder import MemoryRecorder
 from distributed.metrics import time
 
@@ -162,7 +162,7 @@ class ClusterSpec:
         That is twice as many chunks as worker saturation lets in at once, with what
         is made of each: a sum over its time steps, one field.
         """
-        saturation = dask.config.get("distributed.scheduler.worker-saturation")
+        saturation = float(dask.config.get("distributed.scheduler.worker-saturation"))
         if math.isinf(saturation):
             return math.inf
         slots = self.workers * max(math.ceil(saturation * self.threads), 1)
@@ -779,12 +779,40 @@ def check_results(runs: Sequence[Run]) -> None:
 # -- Showing -------------------------------------------------------------------------
 
 
+def policy_title(policy: str) -> str:
+    """Name a policy together with where it comes from.
+
+    Parameters
+    ----------
+    policy
+        Member of :data:`POLICIES`.
+
+    Returns
+    -------
+    Such as ``producers (this fork)``.
+    """
+    release = __version__.partition("+")[0]
+    origins = {
+        "heuristic": "up to 2024.12",
+        "marked": f"release {release}",
+        "producers": "this fork",
+    }
+    return f"{policy} ({origins[policy]})"
+
+
 def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if part >= whole / 100 else "< 1%"
 
 
+def _mib(nbytes: int) -> str:
+    mib = nbytes / 2**20
+    return f"{mib:.1f}" if mib < 99.95 else f"{mib:.0f}"
+
+
 def make_table(runs: Sequence[Run], data: DataSpec, cluster: ClusterSpec) -> Table:
     """Show the measurements, a section for each source.
+
+    It fits into 60 columns, and says without colors what it says with them.
 
     Parameters
     ----------
@@ -800,39 +828,40 @@ def make_table(runs: Sequence[Run], data: DataSpec, cluster: ClusterSpec) -> Tab
 
     bound = cluster.bound(data)
     table = Table(
-        title=f"Weighted mean over {data}",
+        title=f"Weighted mean over\n{data}",
         caption=(
-            f"{cluster}. Peaks are sums over the workers, for processes above what "
-            "they held before."
+            f"\n{cluster}. Memory is the peak of the sum over the workers, for "
+            "processes above what they held before."
         ),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         title_style="bold",
+        padding=0,
+        show_edge=False,
     )
     if math.isfinite(bound):
         table.caption = (
-            f"{table.caption} Managed peaks up to {format_bytes(int(bound))}, twice "
-            "what the workers may load at once, are [green]green[/], others "
-            "[red]red[/]."
+            f"{table.caption} An asterisk marks managed memory above "
+            f"{format_bytes(int(bound))}, twice what the workers may load at once."
         )
-    table.add_column("source")
     table.add_column("policy")
-    table.add_column("managed\npeak", justify="right")
-    table.add_column("of the\ndata", justify="right")
-    table.add_column("process\npeak", justify="right")
-    table.add_column("moved", justify="right")
-    table.add_column("seconds", justify="right")
+    table.add_column("managed\n(MiB) ", justify="right")
+    table.add_column("of\ndata", justify="right")
+    table.add_column("process\n(MiB)", justify="right")
+    table.add_column("moved\n(MiB)", justify="right")
+    table.add_column("time\n(s)", justify="right")
     for i, run in enumerate(runs):
-        last = i + 1 == len(runs) or runs[i + 1].source != run.source
-        style = "green" if run.managed <= bound else "red"
+        if i == 0 or runs[i - 1].source != run.source:
+            table.add_section()
+            table.add_row(f"[bold]{run.source}[/]")
+        style, mark = ("green", " ") if run.managed <= bound else ("red", "*")
         table.add_row(
-            run.source,
-            run.policy,
-            f"[{style}]{format_bytes(run.managed)}[/]",
+            policy_title(run.policy),
+            f"[{style}]{_mib(run.managed)}{mark}[/]",
             f"[{style}]{_percent(run.managed, data.nbytes)}[/]",
-            format_bytes(run.process),
-            format_bytes(run.moved),
+            _mib(run.process),
+            _mib(run.moved),
             f"{run.seconds:.1f}",
-            end_section=last,
         )
     return table
 
@@ -860,7 +889,9 @@ def write_plot(runs: Sequence[Run], data: DataSpec, path: Path) -> None:
     sources = list(dict.fromkeys(run.source for run in runs))
     columns = min(len(sources), 2)
     rows = math.ceil(len(sources) / columns)
-    figure = Figure(figsize=(1 + 4.5 * columns, 1.2 + 2.8 * rows), layout="constrained")
+    # One panel is wide enough for the title, but not for a legend in one line
+    width, legend = (10, 1.2) if columns > 1 else (6.5, 1.6)
+    figure = Figure(figsize=(width, legend + 2.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     mib = 2**20
@@ -884,7 +915,8 @@ def write_plot(runs: Sequence[Run], data: DataSpec, path: Path) -> None:
                 times, nbytes = zip(*run.managed_history)
                 colour = _COLOURS.get(run.policy)
                 values = [n / mib for n in nbytes]
-                ax.plot(times, values, color=colour, label=run.policy)
+                title = policy_title(run.policy)
+                ax.plot(times, values, color=colour, label=title)
                 ax.fill_between(times, values, color=colour, alpha=0.15, linewidth=0)
         ax.set_title(source)
         ax.set_xlim(left=0)
@@ -898,7 +930,7 @@ def write_plot(runs: Sequence[Run], data: DataSpec, path: Path) -> None:
         handles,
         labels,
         loc="outside lower center",
-        ncols=len(labels),
+        ncols=len(labels) if columns > 1 else 1,
         frameon=False,
         title="distributed.scheduler.rootish-policy",
     )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import io
 import json
 import os
 import shutil
@@ -14,7 +16,6 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-import click
 import numpy as np
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from click.testing import CliRunner, Result
 from dask import config
 from dask._task_spec import DataNode, Task
 
+import distributed
 from distributed import Scheduler, rootish, wait
 from distributed.cli import dask_rootish
 from distributed.rootish import demo as rootish_demo
@@ -33,6 +35,7 @@ from distributed.rootish.demo import (
     DemoError,
     Run,
 )
+from distributed.rootish.tests.utils import SATURATION
 from distributed.utils_test import captured_logger, gen_cluster, inc
 
 # netCDF4 and NumPy for Python 3.10; NumPy says that this warning is harmless.
@@ -52,6 +55,14 @@ def dask(*args: str | Path) -> Result:
 
 def error_lines(result: Result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("Error")]
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Show things as in a file, whatever terminal the tests run in."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -149,6 +160,7 @@ def test_bad_values(args, message, monkeypatch):
         ("there", "there/rootish-demo.png"),
         ("new/folder", "new/folder/rootish-demo.png"),
         ("mine.png", "mine.png"),
+        ("mine.PNG", "mine.PNG"),
         ("new/mine.png", "new/mine.png"),
         ("dotted.folder", "dotted.folder/rootish-demo.png"),
         ("folder.png", "folder.png/rootish-demo.png"),
@@ -166,15 +178,70 @@ def test_output(output, expected, tmp_path, monkeypatch):
     assert Path(expected).read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("output", ["file/plot.png", "file/folder"])
-def test_output_cannot_be_made(output, tmp_path, monkeypatch):
+def test_output_by_default(tmpdir_env, tmp_path, monkeypatch):
+    """Not where the user is, which may be among sources, and not over another one."""
+    monkeypatch.chdir(tmp_path)
+    runs = [fake_run("zarr", "producers")]
+    monkeypatch.setattr(rootish_demo, "run_demo", lambda *args, **kwargs: runs)
+    paths = set()
+    for _ in range(2):
+        result = dask("demo")
+        assert result.exit_code == 0, result.output
+        [line] = [x for x in result.stdout.splitlines() if x.startswith("Memory over")]
+        path = Path(line.partition(": ")[2])
+        assert path.is_relative_to(tmpdir_env)
+        assert path.read_bytes().startswith(PNG)
+        paths.add(path)
+    assert len(paths) == 2
+    assert list(tmp_path.iterdir()) == [tmpdir_env]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file/plot.png", "cannot make 'file'"),
+        ("file/folder", "cannot make 'file"),
+        ("file", "'file' must be a folder or end in .png"),
+        ("plot.jpg", "'plot.jpg' must be a folder or end in .png"),
+        ("taken", "rootish-demo.png' cannot be written: "),
+        ("full", "rootish-demo.png' cannot be written: No space left on device."),
+    ],
+)
+def test_output_that_cannot_be_written(output, message, tmp_path, monkeypatch):
+    """Said before anything is computed."""
     monkeypatch.delattr(rootish_demo, "run_demo")
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
+    Path("taken/rootish-demo.png").mkdir(parents=True)
+    Path("full").mkdir()
+    really_open = Path.open
+
+    # Who runs the tests may write anywhere
+    def refuse(path, *args, **kwargs):
+        if path.parent.name == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
     result = dask("demo", "--output", output)
     assert result.exit_code == 2
     (error,) = error_lines(result)
-    assert "cannot make 'file" in error
+    assert message in error
+
+
+@pytest.mark.parametrize("before", [None, b"another picture"])
+def test_output_is_only_tried(before, tmp_path, monkeypatch):
+    """A run that fails leaves neither an empty picture nor takes one away."""
+
+    def fail(*args, **kwargs):
+        raise DemoError("no")
+
+    monkeypatch.setattr(rootish_demo, "run_demo", fail)
+    path = tmp_path / "plot.png"
+    if before is not None:
+        path.write_bytes(before)
+    assert dask("demo", "--output", path).exit_code == 1
+    assert (path.read_bytes() if path.exists() else None) == before
 
 
 def test_missing_packages(monkeypatch, tmp_path):
@@ -213,7 +280,7 @@ def test_different_results_fail(tmp_path, monkeypatch):
     )
     assert "All results are equal" not in result.stdout
     # What was measured is shown all the same.
-    assert "seconds" in result.stdout
+    assert "producers (this fork)" in result.stdout
     assert (tmp_path / "rootish-demo.png").exists()
 
 
@@ -225,7 +292,7 @@ def test_the_same_twice_runs_once(tmp_path, monkeypatch):
     twice = ["--source", "zarr", "--policy", "marked"] * 2
     result = dask("demo", *twice, "--output", tmp_path)
     assert result.exit_code == 0
-    assert result.stdout.count("marked") == 1
+    assert result.stdout.count("marked (") == 1
 
 
 def test_demo(tmpdir_env, tmp_path):
@@ -236,8 +303,8 @@ def test_demo(tmpdir_env, tmp_path):
     assert result.exit_code == 0, result.output
     assert "1.25 MiB: 5 files of 4 chunks of 64.00 kiB" in result.stdout
     assert "1 worker with 1 thread each" in result.stdout
-    (row,) = [line for line in result.stdout.splitlines() if "producers" in line]
-    assert row.split()[:2] == ["zarr", "producers"]
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert lines[lines.index("zarr") + 1].startswith("producers (this fork) ")
     assert "All results are equal.\n" in result.stdout
     assert (tmp_path / "rootish-demo.png").read_bytes().startswith(PNG)
     # Not a terminal: a line for every step
@@ -327,6 +394,37 @@ def test_interrupt_leaves_nothing_behind(moment, kill, signum, tmpdir_env, tmp_p
     wait_for_end_of_session(process.pid)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_a_finalizer(signum, tmp_path, monkeypatch):
+    """Python drops the exception; the next step stops the demo all the same."""
+    log = []
+
+    class Garbage:
+        def __del__(self):
+            signal.raise_signal(signum)
+
+    def run_demo(data, cluster, sources, policies, report):
+        report(0, 2, "First")
+        with catch_unraisable_exception():
+            Garbage()
+        log.append("went on")
+        report(1, 2, "Second")
+
+    monkeypatch.setattr(rootish_demo, "run_demo", run_demo)
+    result = dask("demo", "--output", tmp_path)
+    assert log == ["went on"]
+    assert result.exit_code == 128 + signum
+    assert "Second" not in result.stderr
+
+
+@contextlib.contextmanager
+def catch_unraisable_exception():
+    """Keep pytest from taking one for a fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: None)
+        yield
+
+
 def wait_for_end_of_session(sid: int) -> None:
     """Wait until the processes are gone that a leader of a session had started.
 
@@ -385,12 +483,11 @@ def test_data_spec():
             DataSpec(**bad)
 
 
-@pytest.mark.parametrize("saturation", [1.0, 1.1, float("inf")])
+# An environment variable can only give text
+@pytest.mark.parametrize("saturation", [1.0, 1.1, float("inf"), "inf"])
 def test_bound(saturation):
-    import dask
-
     data = DataSpec(chunk_size=9 * FIELD)
-    with dask.config.set({"distributed.scheduler.worker-saturation": saturation}):
+    with config.set({"distributed.scheduler.worker-saturation": saturation}):
         bound = ClusterSpec(workers=4, threads=1).bound(data)
     slots = {1.0: 4, 1.1: 8}.get(saturation, float("inf"))
     assert bound == 2 * slots * 10 * FIELD
@@ -403,7 +500,8 @@ def small_data() -> DataSpec:
 @pytest.fixture(scope="module")
 def runs():
     policies = ["heuristic", "producers"]
-    return rootish_demo.run_demo(small_data(), ClusterSpec(), policies=policies)
+    with config.set(SATURATION):
+        return rootish_demo.run_demo(small_data(), ClusterSpec(), policies=policies)
 
 
 def test_runs_are_grouped_by_source(runs):
@@ -427,7 +525,8 @@ def test_results(runs):
 
 
 def test_producers_is_bounded_and_heuristic_is_not(runs):
-    bound = ClusterSpec().bound(small_data())
+    with config.set(SATURATION):
+        bound = ClusterSpec().bound(small_data())
     for run in runs:
         assert (run.managed <= bound) == (run.policy == "producers"), run
 
@@ -455,9 +554,10 @@ def test_stripped_marks():
 
 def test_marks_are_stripped_in_the_scheduler():
     """Without marks ``marked`` is no better than the heuristic."""
-    data = small_data()
-    (run,) = rootish_demo.run_demo(data, ClusterSpec(marks=False), ["zarr"], ["marked"])
-    assert run.managed > ClusterSpec().bound(data)
+    data, cluster = small_data(), ClusterSpec(marks=False)
+    with config.set(SATURATION):
+        (run,) = rootish_demo.run_demo(data, cluster, ["zarr"], ["marked"])
+        assert run.managed > cluster.bound(data)
 
 
 def test_handles_are_reopened_after_unpickling(tmp_path):
@@ -501,29 +601,66 @@ def test_process_memory():
     assert not memory._thread.is_alive()
 
 
-def test_table_tells_within_the_bound_from_outside():
+def show_table(width: int, **options: object) -> list[str]:
+    """Print a table with one run above the bound and two at it."""
     from rich.console import Console
 
     data, cluster = small_data(), ClusterSpec()
-    bound = int(cluster.bound(data))
-    runs = [
-        fake_run("zarr", "heuristic", managed=bound + 2**20),
-        fake_run("zarr", "producers", managed=bound),
-    ]
-    table = rootish_demo.make_table(runs, data, cluster)
-    console = Console(width=80, force_terminal=True, color_system="standard")
+    with config.set(SATURATION):
+        bound = int(cluster.bound(data))
+        peaks = {"heuristic": 2**34, "marked": bound, "producers": bound}
+        runs = [fake_run("zarr", policy, managed=peaks[policy]) for policy in POLICIES]
+        table = rootish_demo.make_table(runs, data, cluster)
+    console = Console(width=width, **options)
     with console.capture() as capture:
         console.print(table)
-    lines = capture.get().splitlines()
-    plain = [click.unstyle(line) for line in lines]
-    assert max(map(len, plain)) <= 80
+    return capture.get().splitlines()
+
+
+def test_table_tells_within_the_bound_from_outside():
+    lines = show_table(80, force_terminal=True, color_system="standard")
     (heuristic,) = [line for line in lines if "heuristic" in line]
     (producers,) = [line for line in lines if "producers" in line]
     assert "\x1b[31m" in heuristic
     assert "\x1b[32m" not in heuristic
     assert "\x1b[32m" in producers
     assert "\x1b[31m" not in producers
-    assert "…" not in capture.get()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_table_without_colors(width):
+    lines = show_table(width, force_terminal=False)
+    assert "\x1b" not in "".join(lines)
+    assert "…" not in "".join(lines)
+    assert max(map(len, lines)) <= width
+    release = distributed.__version__.partition("+")[0]
+    rows = {
+        line.partition(")")[0]: line.split()
+        for line in lines
+        if line.startswith(POLICIES)
+    }
+    # On one line each, that is
+    assert list(rows) == [
+        "heuristic (up to 2024.12",
+        f"marked (release {release}",
+        "producers (this fork",
+    ]
+    exceeds = [any(cell.endswith("*") for cell in row) for row in rows.values()]
+    assert exceeds == [True, False, False]
+    assert "An asterisk marks" in " ".join(lines)
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_progress_on_a_terminal(term, capsys):
+    """A dumb one gets lines, as a file does."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, _environ={"TERM": term})
+    with dask_rootish._progress(console) as report:
+        report(1, 2, "Reading")
+    assert ("[1/2] Reading\n" in capsys.readouterr().err) == (term == "dumb")
+    assert ("Reading" in file.getvalue()) == (term == "xterm")
 
 
 @pytest.mark.parametrize("n_sources", [1, 2, 3, 4])
@@ -590,8 +727,9 @@ def test_explain_json(module):
 
 def test_explain_fails_on_overproduction(module):
     command = ["explain", f"{module}:unmarked", *CLUSTER, "--fail-on-overproduction"]
-    assert dask(*command).exit_code == 0
-    with config.set({"distributed.scheduler.rootish-policy": "marked"}):
+    with config.set(SATURATION):
+        assert dask(*command).exit_code == 0
+    with config.set({**SATURATION, "distributed.scheduler.rootish-policy": "marked"}):
         result = dask(*command)
         assert result.exit_code == dask_rootish.OVERPRODUCTION
         assert "not held back" in result.stdout
@@ -632,7 +770,7 @@ async def ask(s: Scheduler, *options: str) -> Result:
     return await asyncio.to_thread(dask, "explain", "--scheduler", s.address, *options)
 
 
-@gen_cluster(client=True, nthreads=[("", 1)])
+@gen_cluster(client=True, nthreads=[("", 1)], config=SATURATION)
 async def test_explain_scheduler(c, s, a):
     futures = c.map(inc, range(20))
     await wait(futures)
@@ -648,7 +786,7 @@ async def test_explain_scheduler(c, s, a):
 @gen_cluster(
     client=True,
     nthreads=[("", 1)],
-    config={"distributed.scheduler.rootish-policy": "heuristic"},
+    config={"distributed.scheduler.rootish-policy": "heuristic", **SATURATION},
 )
 async def test_explain_scheduler_fails_on_overproduction(c, s, a):
     futures = c.map(inc, range(20), workers=[a.address])

@@ -20,7 +20,7 @@ from distributed import Event, wait
 from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
 from distributed.rootish.monitor import CHUNKS_PER_SLOT, RootishMonitor
-from distributed.rootish.tests.utils import TWO_WORKERS
+from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 from distributed.worker import Worker
@@ -29,6 +29,8 @@ from distributed.worker import Worker
 SLOTS = 4
 TASKS = 20
 CHUNK = 2**20
+
+two_workers = gen_cluster(client=True, nthreads=TWO_WORKERS, config=SATURATION)
 
 OTHER_EXTENSIONS = {k: v for k, v in DEFAULT_EXTENSIONS.items() if k != "rootish"}
 
@@ -77,7 +79,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[RootishMonitor]:
     return asked
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_rows(c, s, a, b):
     """Each group has its verdict, in words, and how far it is."""
     few = c.submit(inc, 1, key=("few", 0))
@@ -123,7 +125,7 @@ async def test_rows(c, s, a, b):
     assert "0 tasks queued" in component.summary.text
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_bytes(c, s, a, b):
     """A bar is as long as its bytes are, and of another colour beyond the tick."""
     component = RootishGroups(s)
@@ -156,7 +158,7 @@ async def test_bytes(c, s, a, b):
     assert row["over"] == ""
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_most_important_first(c, s, a, b, monkeypatch):
     """Active groups first, then those with the most bytes. The rest is counted."""
     names = ["smallest", "small", "middle", "large", "largest"]
@@ -179,7 +181,7 @@ async def test_most_important_first(c, s, a, b, monkeypatch):
     await wait(active)
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_rows_keep_their_place(c, s, a, b):
     """What is allowed decides on the place of a loader, not what is there just now."""
     event = Event("go", client=c)
@@ -197,7 +199,7 @@ async def test_rows_keep_their_place(c, s, a, b):
     await event.set()
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_no_news_no_work(c, s, a, b, looks):
     """Only transitions, and workers that come and go, are a reason to look."""
     component = RootishGroups(s)
@@ -220,7 +222,7 @@ async def test_no_news_no_work(c, s, a, b, looks):
         assert len(looks) == 4
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_slow_looks_are_rare(c, s, a, b, looks, monkeypatch):
     """With very many groups, the page takes no more than its part of the time."""
     slow = 3 * page.SHARE * page.INTERVAL / 1000
@@ -233,7 +235,7 @@ async def test_slow_looks_are_rare(c, s, a, b, looks, monkeypatch):
     assert len(looks) == math.ceil(9 / 4)
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@two_workers
 async def test_names_are_escaped(c, s, a, b):
     """A key is in no text that is HTML; templates escape it."""
     name = "<img src=x onerror=alert(1)>"

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Event, wait
-from distributed.rootish.tests.utils import TWO_WORKERS
+from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.utils_test import gen_cluster, inc
 
 #: Two for each thread
@@ -34,6 +34,7 @@ in_browser = gen_cluster(
     client=True,
     nthreads=TWO_WORKERS,
     scheduler_kwargs={"dashboard": True},
+    config=SATURATION,
     timeout=200,
 )
 

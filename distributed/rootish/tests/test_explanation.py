@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import dask
@@ -15,11 +16,24 @@ from distributed.client import wait
 from distributed.rootish import POLICIES, Verdict, explain
 from distributed.rootish.monitor import CHUNKS_PER_SLOT
 from distributed.rootish.tables import UNFOLDED
-from distributed.rootish.tests.utils import KIB, MIB, hear_verdicts, policy_cluster
+from distributed.rootish.tests.utils import (
+    KIB,
+    MIB,
+    SATURATION,
+    hear_verdicts,
+    policy_cluster,
+)
 from distributed.utils_test import gen_cluster
 
 #: Slots of the clusters below: two workers with one thread each
 SLOTS = 4
+
+
+@pytest.fixture(autouse=True)
+def saturation() -> Iterator[None]:
+    """Set what `explain` goes by when it is given no cluster."""
+    with dask.config.set(SATURATION):
+        yield
 
 
 class Store:

@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
     from distributed.scheduler import Scheduler, TaskState, TaskStateState
 
-#: Two workers with one thread each: with the default saturation two slots on each.
+#: Two workers with one thread each: with this saturation two slots on each.
 TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
+
+#: The default, for tests of what is held back: their environment may set another.
+SATURATION = {"distributed.scheduler.worker-saturation": 1.1}
 
 #: Clusters on which every shape of graph is tried, workers x threads.
 CLUSTERS = {"4x1": [("127.0.0.1", 1)] * 4, "2x2": [("127.0.0.1", 2)] * 2}
@@ -230,8 +233,9 @@ def policy_cluster(
     far
         Whether workers hear from the scheduler only when they have run out of work.
     config
-        Settings beyond the policy. Work stealing is off unless they say otherwise, so
-        that tasks run where the decision put them.
+        Settings beyond the policy. Unless they say otherwise, worker saturation is
+        :data:`SATURATION`, and work stealing is off, so that tasks run where the
+        decision put them.
     **kwargs
         For ``gen_cluster``.
 
@@ -243,6 +247,7 @@ def policy_cluster(
         "distributed.scheduler.validate": True,
         "distributed.worker.validate": False,
         "distributed.scheduler.work-stealing": False,
+        **SATURATION,
         **(config or {}),
     }
 

@@ -11,7 +11,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from distributed import Event, wait
 from distributed.rootish import make_policy
-from distributed.rootish.tests.utils import TWO_WORKERS
+from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
 
@@ -41,7 +41,7 @@ async def fetch(s: Scheduler) -> dict[str, Samples]:
     return found
 
 
-@gen_cluster(client=True, nthreads=TWO_WORKERS)
+@gen_cluster(client=True, nthreads=TWO_WORKERS, config=SATURATION)
 async def test_prometheus(c, s, a, b):
     nothing = {"dask_rootish_queued_tasks": {(): 0}}
     assert await fetch(s) == nothing
