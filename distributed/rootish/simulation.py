@@ -110,15 +110,15 @@ class Cluster:
     disk: float = 200e6
 
 
-#: What messages and transfers take between processes of one machine.
+#: What messages, transfers and tasks take between processes that share two cores.
 LOCAL = Cluster(
-    bandwidth=400e6,
-    latency=0.002,
+    bandwidth=1e9,
+    latency=0.005,
     delay=0.001,
     batch=0.005,
     batch_workers=0.002,
-    busy=0.0003,
-    overhead=0.001,
+    busy=0.0008,
+    overhead=0.005,
     stealing=0.1,
     replicas=2.0,
 )
