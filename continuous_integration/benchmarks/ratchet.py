@@ -388,7 +388,16 @@ def _check_names(
     help="base, fork, fork:SETTING=VALUE or commit:HASH; give it several times.  "
     "[default: base, fork]",
 )
-@click.option("--check", is_flag=True, help="Fail if anything has become worse.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Fail if the last contender is worse than what is held.",
+)
+@click.option(
+    "--against",
+    metavar="CONTENDER",
+    help="Fail if the last contender is worse than this one.",
+)
 @click.option("--accept", is_flag=True, help="Hold what came out from now on.")
 @click.option(
     "--output",
@@ -402,17 +411,20 @@ def command(
     clusters: tuple[str, ...],
     contenders: tuple[str, ...],
     check: bool,
+    against: str | None,
     accept: bool,
     output: Path,
 ) -> None:
     """Replay recordings of real workloads, the same to the bit each time.
 
-    Without names all of them. The last contender is the one that is checked.
+    Without names all of them.
     """
     from rich.progress import Progress
 
     if accept and (contenders != ("base", "fork") or clusters != CLUSTERS):
         raise click.UsageError("--accept takes no other contenders or clusters")
+    if against and against not in contenders:
+        contenders = (against, *contenders)
     count = sum(len(SEEDS) if c in WITH_ALL_SEEDS else 1 for c in clusters)
     with made(contenders) as trees, Progress(transient=True) as progress:
         task = progress.add_task("", total=count * len(names) * len(contenders))
@@ -426,23 +438,33 @@ def command(
     output.write_text(f"[\n{text}\n]\n", encoding="utf-8")
     if accept:
         _accept(rows)
+    last = _with_release(rows, contenders[-1])
+    if against:
+        _complain(worse(last, _with_release(rows, against)), against)
     if check:
-        last = contenders[-1]
-        judged = [
-            row | {"contender": "fork" if row["contender"] == last else "base"}
-            for row in rows
-            if row["contender"] in (last, "base")
-        ]
-        lines = worse(judged, held())
-        for line in lines:
-            click.echo("  ".join(line))
-        if lines:
-            raise click.ClickException(
-                f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than "
-                "those that are held; if that is wanted, run this with --accept, and "
-                "let the commit say why"
-            )
-        click.echo("nothing is worse than what is held")
+        _complain(worse(last, held()), "what is held")
+
+
+def _with_release(rows: Iterable[Row], contender: str) -> list[Row]:
+    """Return the rows of the release, and those of a contender as the fork's."""
+    names = {"base": "base", contender: "fork"}
+    return [
+        row | {"contender": names[row["contender"]]}
+        for row in rows
+        if row["contender"] in names
+    ]
+
+
+def _complain(lines: Sequence[tuple[str, ...]], before: str) -> None:
+    """Print what has become worse, and fail if anything has."""
+    for line in lines:
+        click.echo("  ".join(line))
+    if lines:
+        raise click.ClickException(
+            f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than those of "
+            f"{before}. If that is wanted: --accept, and the commit says why"
+        )
+    click.echo(f"nothing is worse than {before}")
 
 
 def _accept(rows: Sequence[Row]) -> None:

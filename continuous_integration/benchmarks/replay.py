@@ -60,8 +60,8 @@ ANNOTATIONS = {
 class _Unqueueable(SchedulerPlugin):
     """Mark tasks that unpack a P2P shuffle, as the shuffle itself does."""
 
-    def __init__(self) -> None:
-        self.keys: set[Key] = set()
+    def __init__(self, keys: set[Key]):
+        self.keys = keys
 
     def update_graph(
         self, scheduler: Scheduler, *, tasks: Sequence[Key], **kwargs: Any
@@ -99,8 +99,16 @@ class Replay(simulation.Simulation):
         self.chunks = 0
         self._reads = set(recording.reads)
         self._generation = math.nan
-        self._plugin = _Unqueueable()
-        scheduler.add_plugin(self._plugin)
+        self._unqueueable = {
+            key
+            for op in recording.ops
+            if isinstance(op, Submission)
+            for key, found in op.annotations.items()
+            if not found.get("queueable", True)
+        }
+        # A plugin costs at each transition
+        if self._unqueueable:
+            scheduler.add_plugin(_Unqueueable(self._unqueueable))
 
     def play(self) -> dict[str, Any]:
         """Return what came out.
@@ -128,7 +136,7 @@ class Replay(simulation.Simulation):
             self._do(op)
         self.run()
         policy = getattr(self.scheduler, "rootish_policy", None)
-        decisions = {v.reason: n for v, n in policy.decisions.items()} if policy else {}
+        decisions = {v.reason: n for v, n in getattr(policy, "decisions", {}).items()}
         return {
             "peak": self.peak,
             "peak_worker": self.peak_worker,
@@ -158,8 +166,6 @@ class Replay(simulation.Simulation):
                     value = [workers[n % len(workers)] for n in value]
                 if name in ANNOTATIONS:
                     annotations.setdefault(ANNOTATIONS[name], {})[key] = value
-            if not found.get("queueable", True):
-                self._plugin.keys.add(key)
         graph = simulation.Graph(op.tasks, op.outputs, op.priorities, annotations)
         actors = [key for key, found in op.annotations.items() if found.get("actor")]
         # Those of one generation came fast one after the other
