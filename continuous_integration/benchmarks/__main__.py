@@ -388,7 +388,7 @@ def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> 
         raise click.BadParameter(f"nothing to record has the name {', '.join(unknown)}")
     for name in names or jobs:
         try:
-            found, alike = recording.record_often(name, folder.resolve(), repeats)
+            found, alike = recording.record_often(name, folder, repeats)
         except Unavailable as error:
             if names:
                 raise

@@ -17,6 +17,7 @@ import os
 import random
 import re
 import statistics
+import tempfile
 import threading
 import uuid
 import warnings
@@ -675,6 +676,19 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
     return replace(recording, reads=reads)
 
 
+def _same_path(folder: Path) -> Path:
+    """Return a path to a folder that is the same wherever the folder is.
+
+    Names of tasks that read files are hashes of their paths.
+    """
+    path = Path(tempfile.gettempdir()) / "dask-rootish-recordings"
+    new = path.with_name(f"{path.name}-{os.getpid()}")
+    folder.mkdir(parents=True, exist_ok=True)
+    new.symlink_to(folder.resolve(), target_is_directory=True)
+    new.replace(path)
+    return path
+
+
 def _run(name: str, folder: Path) -> str:
     return dumps(record(jobs()[name], folder))
 
@@ -682,7 +696,8 @@ def _run(name: str, folder: Path) -> str:
 def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]:
     """Record something several times, each time in a new process.
 
-    The processes are alike, down to the order of sets, so that the recordings are.
+    The processes are alike, down to the order of sets, so that the recordings are; and
+    they find the folder under the same path.
 
     Parameters
     ----------
@@ -699,6 +714,7 @@ def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]
         See :func:`median`.
     """
     jobs()[name].check()
+    folder = _same_path(folder)
     known = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if known else "spawn")
     if known:
