@@ -36,7 +36,9 @@ from dask.utils import key_split
 
 # Registers its workloads
 from continuous_integration.benchmarks import computations  # noqa: F401
+from continuous_integration.benchmarks.environments import alone
 from continuous_integration.benchmarks.measure import install, policy_setting
+from continuous_integration.benchmarks.progress import say
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.recordings import (
     Operation,
@@ -118,7 +120,10 @@ class Recorder(SchedulerPlugin):
         async def updated(submitting_task: Key | None = None, **message: Any) -> None:
             if submitting_task is not None:
                 self._error = "a task submits tasks: the graph depends on when it runs"
+            before = len(self.ops)
             await update(submitting_task=submitting_task, **message)
+            if len(self.ops) == before:
+                self._error = "the scheduler did not take a graph"
 
         streams["update-graph"] = updated
         self._wrap("update_data", self._scattered, (streams, "update-data"))
@@ -676,17 +681,19 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
     return replace(recording, reads=reads)
 
 
-def _same_path(folder: Path) -> Path:
-    """Return a path to a folder that is the same wherever the folder is.
+@contextmanager
+def _same_path(folder: Path) -> Iterator[Path]:
+    """Give a path to a folder that is the same wherever the folder is.
 
-    Names of tasks that read files are hashes of their paths.
+    Names of tasks that read files are hashes of their paths. Others who record wait.
     """
-    path = Path(tempfile.gettempdir()) / "dask-rootish-recordings"
-    new = path.with_name(f"{path.name}-{os.getpid()}")
+    parent = Path(tempfile.gettempdir()) / "dask-rootish"
     folder.mkdir(parents=True, exist_ok=True)
-    new.symlink_to(folder.resolve(), target_is_directory=True)
-    new.replace(path)
-    return path
+    with alone(parent, say):
+        path = parent / "recorded"
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder.resolve(), target_is_directory=True)
+        yield path
 
 
 def _run(name: str, folder: Path) -> str:
@@ -714,15 +721,14 @@ def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]
         See :func:`median`.
     """
     jobs()[name].check()
-    folder = _same_path(folder)
     known = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if known else "spawn")
     if known:
         modules = {module for one in WORKLOADS.values() for module in one.modules}
         context.set_forkserver_preload([__name__, "dask.array", *sorted(modules)])
     texts = []
-    with mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
+    with mock.patch.dict(os.environ, PYTHONHASHSEED="0"), _same_path(folder) as path:
         for _ in range(repeats):
             with ProcessPoolExecutor(1, mp_context=context) as pool:
-                texts.append(pool.submit(_run, name, folder).result())
+                texts.append(pool.submit(_run, name, path).result())
     return median([loads(text) for text in texts])

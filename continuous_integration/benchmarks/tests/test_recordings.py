@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from continuous_integration.benchmarks import recordings
 from continuous_integration.benchmarks.__main__ import main
 from continuous_integration.benchmarks.record import (
     Job,
+    Recorder,
     RecordingError,
     Renaming,
     find_reads,
     jobs,
     median,
     record,
+    record_often,
     structure,
 )
 from continuous_integration.benchmarks.recordings import (
@@ -479,6 +482,12 @@ def test_tasks_that_submit_tasks_are_refused() -> None:
         record(job(compute), Path())
 
 
+def test_lost_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "_annotations", None)
+    with pytest.raises(RecordingError, match="did not take a graph"):
+        record(job(compute_graph), Path())
+
+
 def count_tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
@@ -551,7 +560,11 @@ def test_recordings_in_the_repository_are_small_and_up_to_date() -> None:
         assert found.outputs.keys() == known, path
 
 
-def test_command_writes_one_recording_and_leaves_the_others(tmp_path: Path) -> None:
+def test_command_writes_one_recording_and_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Others may be recording
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     other = tmp_path / "other.jsonl"
     other.touch()
     arguments = ["record", "--output", str(tmp_path), "--folder", str(tmp_path)]
@@ -567,3 +580,15 @@ def test_command_writes_one_recording_and_leaves_the_others(tmp_path: Path) -> N
     result = runner.invoke(main, [*arguments, "no-such"])
     assert result.exit_code == 2
     assert "nothing to record has the name no-such" in result.output
+
+
+def test_names_do_not_depend_on_folder_or_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # Random names, and hashes of paths
+    for name in ("reader-xarray-open-zarr", "reader-from-delayed"):
+        one, other = (
+            record_often(name, tmp_path / folder, 1)[0] for folder in ("one", "other")
+        )
+        assert structure(one) == structure(other)
