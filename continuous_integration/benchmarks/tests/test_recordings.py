@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -460,6 +461,29 @@ def test_dropped_futures_are_released_with_the_last_that_uses_them() -> None:
         (Release, False, ["second"]),
         (Release, True, ["third"]),
     ]
+
+
+GO = threading.Event()
+
+
+def wait_for_go() -> None:
+    GO.wait()
+
+
+def test_waiting_for_one_is_not_waiting_for_all() -> None:
+    def compute(client: Client, folder: Path, prepared: Any) -> None:
+        GO.clear()
+        slow = client.submit(wait_for_go, key="slow")
+        client.submit(give, 1, key="fast").result()
+        last = client.submit(give, 1, key="last")
+        last.result()
+        GO.set()
+        slow.result()
+
+    found = record(job(compute), Path())
+    assert [
+        op.wait and op.keys if isinstance(op, Release) else op.wait for op in found.ops
+    ] == [True, False, False, False, ["slow", "last"]]
 
 
 def test_computed_again_is_recorded_again() -> None:
