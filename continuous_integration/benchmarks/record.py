@@ -367,8 +367,6 @@ class Renaming:
             return tuple(self(part) for part in key)
         if isinstance(key, str):
             return self._name(key)
-        if hasattr(key, "__index__") and not isinstance(key, bool):
-            return int(key)
         return key
 
 
