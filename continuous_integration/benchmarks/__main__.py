@@ -431,11 +431,11 @@ def record(names: tuple[str, ...], repeats: int, folder: Path, output: Path) -> 
         raise click.BadParameter(f"nothing to record has the name {', '.join(unknown)}")
     for name in names or jobs:
         try:
-            found, alike = recording.record_often(name, folder.resolve(), repeats)
-        except Unavailable as error:
+            found, alike = recording.record_often(name, folder, repeats)
+        except (Unavailable, recording.RecordingError) as error:
             if names:
-                raise
-            click.echo(f"skipped: {error}", err=True)
+                raise click.ClickException(f"{name}: {error}") from None
+            click.echo(f"skipped: {name}: {error}", err=True)
             continue
         path = recordings.write(found, output)
         click.echo(

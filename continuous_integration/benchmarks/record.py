@@ -17,6 +17,7 @@ import os
 import random
 import re
 import statistics
+import tempfile
 import threading
 import uuid
 import warnings
@@ -35,7 +36,9 @@ from dask.utils import key_split
 
 # Registers its workloads
 from continuous_integration.benchmarks import computations  # noqa: F401
+from continuous_integration.benchmarks.environments import alone
 from continuous_integration.benchmarks.measure import install, policy_setting
+from continuous_integration.benchmarks.progress import say
 from continuous_integration.benchmarks.readers import READERS
 from continuous_integration.benchmarks.recordings import (
     Operation,
@@ -117,7 +120,10 @@ class Recorder(SchedulerPlugin):
         async def updated(submitting_task: Key | None = None, **message: Any) -> None:
             if submitting_task is not None:
                 self._error = "a task submits tasks: the graph depends on when it runs"
+            before = len(self.ops)
             await update(submitting_task=submitting_task, **message)
+            if len(self.ops) == before:
+                self._error = "the scheduler did not take a graph"
 
         streams["update-graph"] = updated
         self._wrap("update_data", self._scattered, (streams, "update-data"))
@@ -361,8 +367,6 @@ class Renaming:
             return tuple(self(part) for part in key)
         if isinstance(key, str):
             return self._name(key)
-        if hasattr(key, "__index__") and not isinstance(key, bool):
-            return int(key)
         return key
 
 
@@ -675,6 +679,21 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
     return replace(recording, reads=reads)
 
 
+@contextmanager
+def _same_path(folder: Path) -> Iterator[Path]:
+    """Give a path to a folder that is the same wherever the folder is.
+
+    Names of tasks that read files are hashes of their paths. Others who record wait.
+    """
+    parent = Path(tempfile.gettempdir()) / "dask-rootish"
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(parent, say):
+        path = parent / "recorded"
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder.resolve(), target_is_directory=True)
+        yield path
+
+
 def _run(name: str, folder: Path) -> str:
     return dumps(record(jobs()[name], folder))
 
@@ -682,7 +701,8 @@ def _run(name: str, folder: Path) -> str:
 def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]:
     """Record something several times, each time in a new process.
 
-    The processes are alike, down to the order of sets, so that the recordings are.
+    The processes are alike, down to the order of sets, so that the recordings are; and
+    they find the folder under the same path.
 
     Parameters
     ----------
@@ -705,8 +725,8 @@ def record_often(name: str, folder: Path, repeats: int) -> tuple[Recording, int]
         modules = {module for one in WORKLOADS.values() for module in one.modules}
         context.set_forkserver_preload([__name__, "dask.array", *sorted(modules)])
     texts = []
-    with mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
+    with mock.patch.dict(os.environ, PYTHONHASHSEED="0"), _same_path(folder) as path:
         for _ in range(repeats):
             with ProcessPoolExecutor(1, mp_context=context) as pool:
-                texts.append(pool.submit(_run, name, folder).result())
+                texts.append(pool.submit(_run, name, path).result())
     return median([loads(text) for text in texts])

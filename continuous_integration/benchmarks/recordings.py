@@ -356,7 +356,7 @@ def _decode_keys(line: Mapping[str, Any]) -> list[Any]:
     if "tokens" in line:
         name, numbers = line["tokens"]
         return [name + token(number) for number in unpack(numbers)]
-    return [_decode_key(key) for key in line.get("keys", ())]
+    return [_decode_key(key) for key in line["keys"]]
 
 
 # Groups
@@ -370,7 +370,7 @@ class _Catalog:
         self.places: dict[Key, tuple[str, int]] = {}
 
     def add(self, label: str, keys: Iterable[Key]) -> None:
-        """Add keys that are new."""
+        """Add keys; what is submitted again is known by its last place."""
         group = self.groups[label]
         for key in keys:
             self.places[key] = label, len(group)
@@ -409,28 +409,16 @@ def _encode_group_keys(
     for key in keys:
         groups[_label(key)].append(key)
     for label, members in groups.items():
-        new = [key for key in members if key not in catalog.places]
-        if _are_columns(new):
-            new.sort()
-        catalog.add(label, new)
-        line: dict[str, Any] = {"group": label}
-        again = (
-            [key for key in members if key not in set(new)]
-            if len(new) < len(members)
-            else []
-        )
-        if again:
-            again.sort(key=catalog.places.__getitem__)
-            line["again"] = pack([catalog.places[key][1] for key in again])
-        yield line | (_encode_keys(new) if new else {}), again + new
+        if _are_columns(members):
+            members.sort()
+        catalog.add(label, members)
+        yield {"group": label} | _encode_keys(members), members
 
 
 def _decode_group_keys(catalog: _Catalog, line: Mapping[str, Any]) -> list[Key]:
-    label = line["group"]
-    again = catalog.look_up({label: line.get("again", "")})
-    new = _decode_keys(line)
-    catalog.add(label, new)
-    return again + new
+    keys = _decode_keys(line)
+    catalog.add(line["group"], keys)
+    return keys
 
 
 def _encode_needs(catalog: _Catalog, nodes: Sequence[GraphNode]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ they are needed.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import time
 import warnings
@@ -152,6 +153,7 @@ def once(path: Path) -> Iterator[Path | None]:
         shutil.rmtree(partial)
     partial.unlink(missing_ok=True)
     yield partial
+    os.utime(partial, (0, 0))
     partial.rename(path)
 
 
