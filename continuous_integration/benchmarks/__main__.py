@@ -17,6 +17,7 @@ from continuous_integration.benchmarks import compare as comparing
 # Registers its workloads
 from continuous_integration.benchmarks import (
     computations,  # noqa: F401
+    fidelity,
     ratchet,
     recordings,
     scale,
@@ -592,6 +593,7 @@ def cost(
 
 
 main.add_command(ratchet.command)
+main.add_command(fidelity.command)
 main.add_command(scale.command)
 main.add_command(scale.check)
 

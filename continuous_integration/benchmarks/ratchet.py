@@ -1,8 +1,8 @@
 """``benchmarks replay``: replay all recordings, and hold the figures that came out.
 
-The figures that are in the repository, ``docs/figures/replay.json``, are those of the
-tree as it is. ``--check`` replays and fails if anything has become worse, ``--accept``
-writes what came out, and the commit says why.
+The figures that are held, in ``replay.json`` beside this file, are those of the tree as
+it is. ``--check`` replays and fails if anything has become worse, ``--accept`` writes
+what came out, there and for the docs, and the commit says why.
 
 A *contender* is ``base``, the release that the fork is built from; ``fork``, this tree;
 ``fork:SETTING=VALUE``, this tree with a setting of ``distributed.scheduler``; or
@@ -32,15 +32,15 @@ from continuous_integration.benchmarks.floor import floor_of_bytes, floor_of_mem
 from continuous_integration.benchmarks.measure import BUILD
 from continuous_integration.benchmarks.ours import REPOSITORY
 from continuous_integration.benchmarks.replay import CLUSTERS
-from continuous_integration.figures.files import read, write_figures
+from continuous_integration.figures import SCHEDULER, write_figures
 from continuous_integration.fork import ForkError
 from continuous_integration.fork.base import available_base
 from continuous_integration.fork.project import read_project
 from continuous_integration.fork.tree import write_tree
 from continuous_integration.upstream.git import run_git
 
-#: File of figures that is held.
-FIGURES = "replay"
+#: What is held.
+HELD_FILE = Path(__file__).with_name("replay.json")
 
 #: Seeds of hashes. Where there is one worker for each of few threads, chance counts
 #: most, and medians are taken; elsewhere the first must do.
@@ -50,6 +50,11 @@ WITH_ALL_SEEDS = ("4x1", "2x2")
 #: What is held -> what is too little to count: a hundred kilobytes, a hundredth of a
 #: second.
 HELD = {"peak": 1e5, "peak_worker": 1e5, "moved": 1e5, "makespan": 0.01}
+
+MB = 1e6
+
+#: Clusters in the table of the docs.
+SHOWN = ("4x1", "2x2")
 
 #: What may become worse, as a part of what it was.
 TOLERANCE = 0.02
@@ -262,16 +267,28 @@ def _floor(recording: recordings.Recording, cluster: str) -> Row:
     }
 
 
-def held(root: Path = REPOSITORY) -> list[Row]:
-    """Return the rows that are in the repository.
+def held(path: Path = HELD_FILE) -> list[Row]:
+    """Return the rows that are held.
 
     Parameters
     ----------
-    root
-        Its folder.
+    path
+        Where they are.
     """
-    figures = read(FIGURES, root)
-    return [dict(zip(figures.head, row)) for row in figures.rows]
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [dict(zip(HEAD, row)) for row in rows]
+
+
+def dump(rows: Iterable[Row]) -> str:
+    """Return rows as JSON, one on a line.
+
+    Parameters
+    ----------
+    rows
+        What to write.
+    """
+    lines = (json.dumps([row[name] for name in HEAD]) for row in rows)
+    return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def worse(rows: Iterable[Row], before: Iterable[Row]) -> list[tuple[str, ...]]:
@@ -333,10 +350,7 @@ def show(rows: Sequence[Row], contenders: Sequence[str]) -> Iterator[str]:
     contenders
         Names of what was replayed with.
     """
-    by_place: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        places = by_place.setdefault((row["workload"], row["cluster"]), {})
-        places[row["contender"]] = row
+    by_place = _by_place(rows)
     names = [*contenders, "floor"]
     yield (
         "managed memory at its peak and bytes moved in MB, seconds; "
@@ -434,8 +448,7 @@ def command(
     for line in show(rows, contenders):
         click.echo(line)
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = ",\n".join(json.dumps([row.get(name) for name in HEAD]) for row in rows)
-    output.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+    output.write_text(dump(rows), encoding="utf-8")
     if accept:
         _accept(rows)
     last = _with_release(rows, contenders[-1])
@@ -461,7 +474,7 @@ def _complain(lines: Sequence[tuple[str, ...]], before: str) -> None:
         click.echo("  ".join(line))
     if lines:
         raise click.ClickException(
-            f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than those of "
+            f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than "
             f"{before}. If that is wanted: --accept, and the commit says why"
         )
     click.echo(f"nothing is worse than {before}")
@@ -471,32 +484,91 @@ def _accept(rows: Sequence[Row]) -> None:
     """Put what came out in the place of what was held before."""
     places = {(row["workload"], row["cluster"]) for row in rows}
     known = set(recordings.names())
-    try:
-        others = [
-            row
-            for row in held()
-            if row["workload"] in known
-            and (row["workload"], row["cluster"]) not in places
-        ]
-    except ForkError:
-        others = []
+    others = [
+        row
+        for row in (held() if HELD_FILE.exists() else ())
+        if row["workload"] in known and (row["workload"], row["cluster"]) not in places
+    ]
     every = sorted(
         [*others, *rows],
         key=lambda row: (row["workload"], CLUSTERS.index(row["cluster"])),
     )
+    HELD_FILE.write_text(dump(every), encoding="utf-8", newline="\n")
     path = write_figures(
-        FIGURES,
+        "replay",
         about=ABOUT,
-        head=HEAD,
-        rows=[[row[name] for name in HEAD] for row in every],
+        note="Release → fork (floor), in MB; workers x threads.",
+        values=means(every),
+        head=("workload", *(f"{m}, {c}" for c in SHOWN for m in ("peak", "moved"))),
+        rows=list(table(every)),
     )
-    click.echo(f"written to {path.relative_to(REPOSITORY)}")
+    click.echo(f"written to {HELD_FILE.name} and {path.relative_to(REPOSITORY)}")
+
+
+def _by_place(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Return rows by contender, for each workload and cluster."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        place = row["workload"], row["cluster"]
+        found.setdefault(place, {})[row["contender"]] = row
+    return found
+
+
+def table(rows: Iterable[Row]) -> Iterator[list[str]]:
+    """Yield the rows of a table for the docs.
+
+    Parameters
+    ----------
+    rows
+        What came out.
+    """
+    found = _by_place(rows)
+    for name in dict.fromkeys(workload for workload, _ in found):
+        cells = []
+        for cluster in SHOWN:
+            place = found[name, cluster]
+            for metric in ("peak", "moved"):
+                base, fork, floor = (
+                    f"{place[who][metric] / 1e6:.3g}"
+                    for who in ("base", "fork", "floor")
+                )
+                cells.append(f"{base} → {fork} ({floor})")
+        yield [name, *cells]
+
+
+def means(rows: Iterable[Row]) -> dict[str, str]:
+    """Return geometric means over all workloads and clusters.
+
+    Parameters
+    ----------
+    rows
+        What came out.
+
+    Returns
+    -------
+    dict
+        ``peak``, ``moved`` and ``makespan``: of the fork over the release, where that
+        moves more than a megabyte; ``floor``: of the fork's peak over the floor.
+    """
+    ratios: dict[str, list[float]] = {}
+    for place in _by_place(rows).values():
+        base, fork, floor = place["base"], place["fork"], place["floor"]
+        ratios.setdefault("peak", []).append(fork["peak"] / base["peak"])
+        ratios.setdefault("makespan", []).append(fork["makespan"] / base["makespan"])
+        ratios.setdefault("floor", []).append(fork["peak"] / floor["peak"])
+        if base["moved"] > MB:
+            # What is next to nothing would count for more than all the others
+            moved = max(fork["moved"], MB / 10) / base["moved"]
+            ratios.setdefault("moved", []).append(moved)
+    return {
+        name: f"{statistics.geometric_mean(many):.2f}" for name, many in ratios.items()
+    }
 
 
 #: A change of these makes the figures old.
 ABOUT = (
-    "distributed/scheduler.py",
-    "distributed/rootish",
+    *SCHEDULER,
+    "distributed/rootish/simulation.py",
     "continuous_integration/benchmarks/recordings",
     "continuous_integration/benchmarks/replay.py",
     "continuous_integration/benchmarks/floor.py",

@@ -10,6 +10,7 @@ from collections import Counter
 
 import click
 
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
 from continuous_integration.random_cases import (
     Case,
     play,
@@ -53,7 +54,8 @@ class _Fails:
 @click.option("--cases", default=1_000, type=click.IntRange(1))
 @click.option("--first", default=0, help="Number of the first case.")
 @click.option("--seconds", default=float("inf"), help="Stop after so long.")
-def main(cases: int, first: int, seconds: float) -> None:
+@figures_option()
+def main(cases: int, first: int, seconds: float, figures: str | None) -> None:
     """Play cases, number by number, until one fails; print what was counted.
 
     A case that fails is printed as a small script. A number stands for the same case
@@ -79,6 +81,17 @@ def main(cases: int, first: int, seconds: float) -> None:
             click.echo(script(shrink(case, _Fails(_kind(error)))))
             sys.exit(1)
     _report(counts, start)
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, "continuous_integration/random_cases"],
+            head=["what", "number"],
+            rows=[
+                [name, count]
+                for name, count in sorted(counts.items())
+                if not name.startswith(("event", "queued beside"))
+            ],
+        )
 
 
 def _report(counts: Counter[str], start: float) -> None:
