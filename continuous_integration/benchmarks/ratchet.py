@@ -47,6 +47,9 @@ HELD_FILE = Path(__file__).with_name("replay.json")
 SEEDS = ("0", "1", "2")
 WITH_ALL_SEEDS = ("4x1", "2x2")
 
+#: How Python hashes strings where what is held was replayed.
+ALGORITHM = "siphash13"
+
 #: What is held -> what is too little to count: a hundred kilobytes, a hundredth of a
 #: second.
 HELD = {"peak": 1e5, "peak_worker": 1e5, "moved": 1e5, "makespan": 0.01}
@@ -451,6 +454,12 @@ def command(
     output.write_text(dump(rows), encoding="utf-8")
     if accept:
         _accept(rows)
+    if (check or against) and sys.hash_info.algorithm != ALGORITHM:
+        click.echo(
+            f"nothing is compared: this Python hashes by {sys.hash_info.algorithm}, "
+            f"and what is held was replayed with {ALGORITHM} (Python 3.11 and later)"
+        )
+        return
     last = _with_release(rows, contenders[-1])
     if against:
         _complain(worse(last, _with_release(rows, against)), against)
