@@ -433,12 +433,12 @@ def command(
             for row in rows
             if row["contender"] in (last, "base")
         ]
-        lines = worse(judged, held())
-        for line in lines:
-            click.echo("  ".join(line))
-        if lines:
+        faults = worse(judged, held())
+        for cells in faults:
+            click.echo("  ".join(cells))
+        if faults:
             raise click.ClickException(
-                f"{len(lines)} figures are worse by more than {TOLERANCE:.0%} than "
+                f"{len(faults)} figures are worse by more than {TOLERANCE:.0%} than "
                 "those that are held; if that is wanted, run this with --accept, and "
                 "let the commit say why"
             )

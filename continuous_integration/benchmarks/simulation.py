@@ -126,8 +126,9 @@ async def run(
         ``tasks`` and ``groups`` that the graph has; ``submit``, ``run``, ``release``
         and their sum ``total``: CPU time per task in microseconds; ``queued``: the
         largest number of tasks that were queued at once; ``peak``: the most that all
-        workers held, in bytes; ``peak_worker``: the most that one of them did;
-        ``peak_chunks``: that without handles, parts of results, and results;
+        workers held as far as the scheduler knew, in bytes; ``peak_worker``: the most
+        that one of them did; ``peak_chunks``: the most that one of them really held,
+        without handles, parts of results, and results;
         ``transfers``, ``moved``: keys and bytes that were moved;
         ``makespan``: simulated seconds.
     """

@@ -252,7 +252,7 @@ async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     return function(*args, **kwargs)
 
 
-def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+def _run(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
@@ -497,13 +497,32 @@ class Simulation:
         )
         # While the scheduler adds it, it gives it tasks
         self._comms.expected = address, worker.mailbox
-        self.workers[address] = worker
         try:
             _run(adding)
         except _Registered:
+            self.workers[address] = worker
             self._deliver()
             return worker
         raise SimulationError(f"the scheduler does not know {address} for a worker")
+
+    def leave(self, worker: SimulatedWorker, expected: bool = True) -> None:
+        """Let a worker leave, with all that it has.
+
+        Parameters
+        ----------
+        worker
+            One that is there.
+        expected
+            Whether it says so. Else its tasks are blamed.
+        """
+        del self.workers[worker.address]
+        _run(
+            self.scheduler.remove_worker(
+                worker.address, stimulus_id="leave", expected=expected, close=False
+            )
+        )
+        self._learn(worker)
+        self._deliver()
 
     def _connect(self, client: str) -> None:
         """Let a client connect, unless it has."""
@@ -651,9 +670,10 @@ class Simulation:
                 self.queued = queued
         if until and until():
             return
+        self.done()
         for told in self.told.values():
             for key, state in told.items():
-                if not self.done() or state == "erred":
+                if state != "memory":
                     what = "gave up" if state == "erred" else "stands still"
                     raise SimulationError(f"the scheduler {what}: {key!r} is {state}")
 
@@ -767,10 +787,12 @@ class Simulation:
         worker.flushing = False
         worker.next_in = self.now + self.cluster.batch
         messages = worker.mailbox.take()
-        self._after(
-            self.cluster.delay,
-            lambda: [self._obey(worker, m) for m in messages] and None,
-        )
+
+        def arrived() -> None:
+            for message in messages:
+                self._obey(worker, message)
+
+        self._after(self.cluster.delay, arrived)
 
     # Workers
 
@@ -996,9 +1018,10 @@ class Simulation:
             worker.free -= 1
             seconds = self.output(job.key).seconds + self.cluster.overhead
             if worker.spilled:
-                inputs = [k for k in job.message["who_has"] if k in worker.spilled]
-                read = sum(worker.spilled.pop(key) for key in inputs)
-                seconds += read / self.cluster.disk
+                for key in job.message["who_has"]:
+                    # What was used last is spilled last
+                    worker.data[key] = worker.data.pop(key)
+                    seconds += worker.spilled.pop(key, 0) / self.cluster.disk
                 self._mind_memory(worker)
             self._after(seconds, partial(self._end, worker, job, self.now))
         for entry in aside:
