@@ -232,9 +232,7 @@ class Cluster(Simulation):
                 self.do_join(n)
             for kind, *numbers in self.case.steps:
                 self.counts["steps"] += 1
-                result = getattr(self, f"do_{kind}")(*numbers)
-                if result is not None:
-                    await result
+                getattr(self, f"do_{kind}")(*numbers)
                 await self.settle()
             await self.recover()
             self.release_all()
@@ -371,27 +369,23 @@ class Cluster(Simulation):
         self.join(address_of(number), threads[number], resources)
         self.check()
 
-    async def _remove(self, worker: SimulatedWorker, expected: bool) -> None:
-        del self.workers[worker.address]
-        if not expected:
-            for ts in self.scheduler.workers[worker.address].processing:
-                self.deaths[ts.key] += 1
-        await self.scheduler.remove_worker(
-            worker.address, stimulus_id="remove", expected=expected, close=False
-        )
-        self.check()
+    def _remove(self, n: int, expected: bool) -> None:
+        if worker := self.worker(n):
+            event = "die processing" if worker.jobs else "die"
+            self.did("leave" if expected else event)
+            if not expected:
+                processing = self.scheduler.workers[worker.address].processing
+                self.deaths.update(ts.key for ts in processing)
+            self.leave(worker, expected)
+            self.check()
 
-    async def do_die(self, n: int) -> None:
+    def do_die(self, n: int) -> None:
         """Lose a worker."""
-        if worker := self.worker(n):
-            self.did("die processing" if worker.jobs else "die")
-            await self._remove(worker, expected=False)
+        self._remove(n, expected=False)
 
-    async def do_leave(self, n: int) -> None:
+    def do_leave(self, n: int) -> None:
         """Let a worker leave, with all that it has."""
-        if worker := self.worker(n):
-            self.did("leave")
-            await self._remove(worker, expected=True)
+        self._remove(n, expected=True)
 
     def _status(self, n: int, before: Status, after: Status) -> None:
         workers = self.scheduler.workers.values()
@@ -502,8 +496,7 @@ class Cluster(Simulation):
         for worker in list(self.workers.values()):
             while worker.mailbox.messages and worker not in self.deaf:
                 any_ = True
-                for message in worker.mailbox.take():
-                    self._obey(worker, message)
+                super()._read(worker)
         return any_
 
     def _read(self, worker: SimulatedWorker) -> None:
@@ -530,8 +523,8 @@ class Cluster(Simulation):
         inputs = {key: worker.data[key] for key in job.message["who_has"]}
         return job.message["run_spec"].data(inputs)
 
-    def _acquire(
-        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], nbytes: int
+    def _want(
+        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], *args: Any
     ) -> None:
         """Fetch a copy at once."""
         self.fetch(worker, key, holders)
