@@ -460,9 +460,9 @@ class Simulation:
             stimulus_id="join",
         )
         # While the scheduler adds it, it gives it tasks
-        connect = {"BatchedSend": lambda **kwargs: worker.mailbox}
+        module, connect = distributed.scheduler, lambda **kwargs: worker.mailbox
         try:
-            with patch.multiple(distributed.scheduler, **connect):
+            with patch.object(module, "BatchedSend", connect):
                 _run(adding)
         except _Registered:
             self.workers[address] = worker

@@ -108,13 +108,13 @@ async def test_most_urgent_first() -> None:
 @gen_test()
 async def test_order_is_that_of_dask_unless_it_is_given() -> None:
     """Depth first: what was read is used before more is read."""
-    needs = {"x": "", "y": "", "u": "x", "v": "y"}
-    async with simulated(ONE, {"u": Output(1), "v": Output(1)}) as sim:
-        sim.submit(graph(needs, "u v", order=None))
+    needs = {"x": "", "y": "", "z": "", "u": "x", "v": "y", "w": "z"}
+    async with simulated(ONE) as sim:
+        sim.submit(graph(needs, "u v w", order=None))
         sim.run()
-    first, _, *_ = sim.spans
+    first, _, third, *_ = sim.spans
     # A task has started before the scheduler hears of the one before it
-    assert list(sim.spans)[2] == {"x": "u", "y": "v"}[str(first)]
+    assert third == {"x": "u", "y": "v", "z": "w"}[str(first)]
 
 
 @pytest.mark.parametrize("policy", ["producers", "marked"])
@@ -223,11 +223,15 @@ async def test_most_urgent_input_is_fetched_first() -> None:
     async with simulated(cluster) as sim:
         needs = {"a": "", "b": "", "v": "b", "u": "a"}
         annotations = sim.runs_on(a=0, b=1, u=2, v=2)
+        sim.fleet[2].paused = True
         sim.submit(graph(needs, "u v", annotations=annotations))
+        sim.sleep(2)
+        sim.fleet[2].paused = False
+        sim._proceed(sim.fleet[2])
         sim.run()
-    # Both can be asked for at one second
-    assert sim.spans["v"].start == 1 + 0.5 + 1
-    assert sim.spans["u"].start == 1 + 0.5 + 2
+    # Both can be asked for at the same time, and share one link
+    assert sim.spans["v"].start == 2 + 0.5 + 1
+    assert sim.spans["u"].start == 2 + 0.5 + 2
 
 
 # Messages and tasks take time
@@ -405,20 +409,28 @@ async def test_spilling() -> None:
         assert worker.nbytes == 200
 
 
-@gen_test()
-async def test_paused_worker_starts_nothing_and_goes_on_later() -> None:
-    cluster = Cluster(workers=1, memory_limit=1000, spill=None, pause=0.5)
-    async with simulated(cluster, dict.fromkeys("abc", Output(300))) as sim:
-        [worker] = sim.fleet
-        sim.submit(graph(dict.fromkeys("abc", ""), "a b c"))
-        sim.sleep(10)
-        assert list(sim.spans) == ["a", "b"]
-        assert worker.paused
-        [ws] = sim.scheduler.workers.values()
-        assert ws.status.name == "paused"
-        sim.release(["a"])
-        sim.run(lambda: "c" in sim.spans)
-        assert sim.spans["c"] == (0, 10, 11)
+@pytest.mark.parametrize("op", ["free-keys", "remove-replicas"])
+def test_paused_worker_starts_nothing_and_goes_on_later(op: str) -> None:
+    @gen_test()
+    async def test() -> None:
+        cluster = Cluster(workers=1, memory_limit=1000, spill=None, pause=0.5)
+        async with simulated(cluster, dict.fromkeys("abc", Output(300))) as sim:
+            [worker] = sim.fleet
+            sim.submit(graph(dict.fromkeys("abc", ""), "a b c"))
+            sim.sleep(10)
+            assert list(sim.spans) == ["a", "b"]
+            assert worker.paused
+            [ws] = sim.scheduler.workers.values()
+            assert ws.status.name == "paused"
+            message = {"op": op, "keys": ["a"], "stimulus_id": "test"}
+            sim.scheduler.stream_comms[worker.address].send(message)
+            sim._deliver()
+            sim.sleep(0.5)
+            assert ws.status.name == "running"
+            sim.run(lambda: "c" in sim.spans)
+            assert sim.spans["c"] == (0, 10, 11)
+
+    test()
 
 
 @gen_test()
