@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -48,7 +49,8 @@ def _grows(
 ) -> bool:
     """Whether a task makes more than its share of its inputs."""
     needs = submission.tasks[key].dependencies
-    return sizes[key].nbytes > sum(sizes[need].nbytes / users[need] for need in needs)
+    # The order of a set has no say in the last digit
+    return sizes[key].nbytes > math.fsum(sizes[n].nbytes / users[n] for n in needs)
 
 
 def _users(recording: Recording) -> Counter[Key]:
@@ -81,7 +83,7 @@ def _peak(recording: Recording, threads: int, consumers_first: bool) -> int:
     number_of_users = _users(recording)
     held: set[Key] = set()
     wanted: set[Key] = set()
-    users: defaultdict[Key, set[Key]] = defaultdict(set)
+    users: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
     missing: dict[Key, set[Key]] = {}
     needs: dict[Key, tuple[Key, ...]] = {}
     ranks: dict[Key, tuple[Any, ...]] = {}
@@ -116,7 +118,7 @@ def _peak(recording: Recording, threads: int, consumers_first: bool) -> int:
                 if not missing[user]:
                     heapq.heappush(ready, (ranks[user], next(count), user))
             for need in needs[key]:
-                users[need].discard(key)
+                users[need].pop(key, None)
                 drop(need)
             drop(key)
 
@@ -139,7 +141,7 @@ def _peak(recording: Recording, threads: int, consumers_first: bool) -> int:
                 needs[key] = tuple(node.dependencies)
                 missing[key] = {need for need in needs[key] if need not in held}
                 for need in needs[key]:
-                    users[need].add(key)
+                    users[need][key] = None
             for key in op.tasks:
                 last = consumers_first and _grows(op, key, sizes, number_of_users)
                 ranks[key] = (last, *_rank(op, key))
@@ -187,7 +189,8 @@ def floor_of_bytes(recording: Recording, workers: int) -> int:
                 if key not in stretch:
                     for need in needs:
                         held.update(dict.fromkeys(where[need], sizes[need].nbytes))
-                [(worker, _)] = held.most_common(1) or [(stretch.get(key, 0), 0)]
+                # Dependencies are a set: of workers that hold as much the first counts
+                worker = max(held or [stretch.get(key, 0)], key=lambda n: (held[n], -n))
                 where[key] = {worker}
                 for need in needs:
                     if worker not in where[need]:

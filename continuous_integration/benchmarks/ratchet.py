@@ -380,6 +380,15 @@ def _check_names(
     return names or tuple(known)
 
 
+def _check_clusters(
+    ctx: click.Context, param: click.Parameter, clusters: tuple[str, ...]
+) -> tuple[str, ...]:
+    for cluster in clusters:
+        if not re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", cluster):
+            raise click.BadParameter(f"{cluster!r} is not of the form 4x2")
+    return clusters
+
+
 @click.command("replay")
 @click.option(
     "--folder",
@@ -394,6 +403,7 @@ def _check_names(
     "clusters",
     multiple=True,
     default=CLUSTERS,
+    callback=_check_clusters,
     help="Workers and threads; give it several times.  "
     f"[default: {', '.join(CLUSTERS)}]",
 )
@@ -495,7 +505,7 @@ def _accept(rows: Sequence[Row]) -> None:
     known = set(recordings.names())
     others = [
         row
-        for row in (held() if HELD_FILE.exists() else ())
+        for row in (held(HELD_FILE) if HELD_FILE.exists() else ())
         if row["workload"] in known and (row["workload"], row["cluster"]) not in places
     ]
     every = sorted(

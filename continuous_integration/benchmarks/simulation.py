@@ -17,9 +17,10 @@ import gc
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,21 +88,16 @@ class Chunks(simulation.Simulation):
 
 #: What is said of the cluster.
 SHOWN = (*("workers", "threads", "bandwidth", "latency", "delay", "busy", "stealing"),)
+#: What is said of the simulation.
+FOUND = ("queued", "peak", "peak_worker", "peak_chunks", "transfers", "moved")
 
 
-class Meter:
-    """Sum up CPU time."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        start = time.process_time()
-        try:
-            yield
-        finally:
-            self.seconds += time.process_time() - start
+@contextmanager
+def metered(seconds: defaultdict[str, float], phase: str) -> Iterator[None]:
+    """Add the CPU time that something takes to that of a phase."""
+    start = time.process_time()
+    yield
+    seconds[phase] += time.process_time() - start
 
 
 async def run(
@@ -126,8 +122,9 @@ async def run(
         ``tasks`` and ``groups`` that the graph has; ``submit``, ``run``, ``release``
         and their sum ``total``: CPU time per task in microseconds; ``queued``: the
         largest number of tasks that were queued at once; ``peak``: the most that all
-        workers held, in bytes; ``peak_worker``: the most that one of them did;
-        ``peak_chunks``: that without handles, parts of results, and results;
+        workers held as far as the scheduler knew, in bytes; ``peak_worker``: the most
+        that one of them did; ``peak_chunks``: the most that one of them really held,
+        without handles, parts of results, and results;
         ``transfers``, ``moved``: keys and bytes that were moved;
         ``makespan``: simulated seconds.
     """
@@ -137,19 +134,20 @@ async def run(
     graph = GRAPHS[name](tasks, groups, marks)
     count = len(graph.tasks)
     scheduler = Scheduler(dashboard=False, dashboard_address=":0", validate=False)
-    meters = {phase: Meter() for phase in ("submit", "run", "release")}
-    played = Chunks(graph, scheduler, cluster, meters["submit"])
+    seconds: defaultdict[str, float] = defaultdict(float)
+    played = Chunks(graph, scheduler, cluster)
     played.start()
     submitted = simulation.Graph(graph.tasks, graph.outputs)
     gc.collect()
     gc.disable()
     try:
+        played.meter = partial(metered, seconds, "submit")
         played.submit(submitted)
         number = len(scheduler.task_groups)
-        played.meter = meters["run"]
+        played.meter = partial(metered, seconds, "run")
         played.run()
         makespan = played.now
-        played.meter = meters["release"]
+        played.meter = partial(metered, seconds, "release")
         played.release(graph.outputs)
     finally:
         gc.enable()
@@ -157,7 +155,7 @@ async def run(
         await scheduler.close()
     if kept:
         raise RuntimeError(f"the scheduler keeps {kept} tasks of released results")
-    per_task = {phase: m.seconds / count * 1e6 for phase, m in meters.items()}
+    per_task = {phase: taken / count * 1e6 for phase, taken in seconds.items()}
     return {
         "graph": name,
         "marks": marks,
@@ -167,12 +165,7 @@ async def run(
         **{name: getattr(cluster, name) for name in SHOWN},
         **per_task,
         "total": sum(per_task.values()),
-        "queued": played.queued,
-        "peak": played.peak,
-        "peak_worker": played.peak_worker,
-        "peak_chunks": played.peak_chunks,
-        "transfers": played.transfers,
-        "moved": played.moved,
+        **{name: getattr(played, name) for name in FOUND},
         "makespan": makespan,
     }
 
@@ -191,12 +184,7 @@ async def run(
 @click.option("--stealing", type=float, help="Seconds between two rounds of it.")
 @click.option("--policy", type=click.Choice(POLICIES), help="Only the fork has them.")
 def main(
-    name: str,
-    tasks: int,
-    groups: int,
-    marks: bool,
-    policy: str | None,
-    **cluster: Any,
+    name: str, tasks: int, groups: int, marks: bool, policy: str | None, **cluster: Any
 ) -> None:
     """Compute a graph on simulated workers; print a JSON object."""
     import distributed
@@ -207,15 +195,8 @@ def main(
     if policy is not None:
         config = policy_setting(policy, distributed.__version__)
     with dask.config.set(config), nullcontext() if marks else without_marks():
-        figures = asyncio.run(
-            run(
-                name,
-                tasks=tasks,
-                groups=groups,
-                marks=marks,
-                cluster=Cluster(**cluster),
-            )
-        )
+        size: dict[str, Any] = {"tasks": tasks, "groups": groups, "marks": marks}
+        figures = asyncio.run(run(name, **size, cluster=Cluster(**cluster)))
     click.echo(json.dumps(figures))
 
 

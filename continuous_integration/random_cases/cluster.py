@@ -64,22 +64,15 @@ class Known(Exception):
     """A fault of the base that has nothing to do with the queue ends a case.
 
     Input in error
-        When several tasks have failed, and a worker dies or one of them is tried again,
-        the base may ask for a task of which an input is still in error: its own
-        validation fails, or the task is left behind, wanted. Or a task that is run
-        again keeps the blame; when its graph is submitted again, that ends what needs
-        it.
+        When a worker dies or a failed task is tried again, the base may ask for a task
+        of which another input has failed, or leave it behind, wanted; and what is run
+        again may keep the blame.
     A task cancelled twice
-        When a key is cancelled, so is what depends on it, over every path: where two
-        lead to a task that nobody wants any more, an assertion fails.
+        Over two paths, when what both depend on is cancelled: an assertion fails.
     Scattered data lost
-        The base still counts on the worker that was to fetch them, for a task that is
-        forgotten: its validation finds the worker's `needs_what`, or its occupancy, to
-        be wrong.
+        The base still counts on the worker that was to fetch them for a task that is
+        forgotten: its `needs_what` or its occupancy is wrong.
     """
-
-
-# -- Time and connections ------------------------------------------------------------
 
 
 class _Selector(selectors.SelectSelector):
@@ -94,17 +87,6 @@ class _Selector(selectors.SelectSelector):
         return super().select(0)
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which an hour takes no time."""
-
-    def __init__(self) -> None:
-        self._virtual = _Selector()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
-
-
 class _Scheduler(Scheduler):
     """Has no server for a dashboard."""
 
@@ -113,9 +95,6 @@ class _Scheduler(Scheduler):
 
     async def _stop_services(self) -> None:
         pass
-
-
-# -- The cluster ---------------------------------------------------------------------
 
 
 class Watch(SchedulerPlugin):
@@ -232,9 +211,7 @@ class Cluster(Simulation):
                 self.do_join(n)
             for kind, *numbers in self.case.steps:
                 self.counts["steps"] += 1
-                result = getattr(self, f"do_{kind}")(*numbers)
-                if result is not None:
-                    await result
+                getattr(self, f"do_{kind}")(*numbers)
                 await self.settle()
             await self.recover()
             self.release_all()
@@ -246,7 +223,6 @@ class Cluster(Simulation):
             await self.scheduler.close()
 
     def did(self, event: str) -> None:
-        """Count an event."""
         self.event = event
         self.counts[f"event {event}"] += 1
 
@@ -270,12 +246,10 @@ class Cluster(Simulation):
             self.check()
 
     def pick(self, n: int, things: Iterable[Any]) -> Any:
-        """Return one of several things, or None."""
         things = list(things)
         return things[n % len(things)] if things else None
 
     def worker(self, n: int) -> SimulatedWorker | None:
-        """Return one of the workers that are there."""
         worker: SimulatedWorker | None = self.pick(n, self.workers.values())
         return worker
 
@@ -292,14 +266,12 @@ class Cluster(Simulation):
         self.check()
 
     def do_release(self, client: int, n: int) -> None:
-        """Release one key."""
         name = self.clients[client % NCLIENTS]
         if (key := self.pick(n, self.told[name])) is not None:
             self.did("release")
             self.release([key], name)
 
     def do_release_all(self, client: int) -> None:
-        """Release all that a client wants."""
         name = self.clients[client % NCLIENTS]
         if self.told[name]:
             self.did("release all")
@@ -323,7 +295,6 @@ class Cluster(Simulation):
             )
 
     def do_retry(self, client: int) -> None:
-        """Retry all of a client's keys that have failed."""
         name = self.clients[client % NCLIENTS]
         tasks = self.scheduler.tasks
         keys = [k for k in self.told[name] if k in tasks and tasks[k].state == "erred"]
@@ -344,7 +315,6 @@ class Cluster(Simulation):
         self.check()
 
     def do_scatter(self, n: int, data: int, client: int) -> None:
-        """Scatter a key to a worker."""
         key = f"data-{data % NDATA}"
         name = self.clients[client % NCLIENTS]
         known = self.scheduler.tasks.get(key)
@@ -371,27 +341,21 @@ class Cluster(Simulation):
         self.join(address_of(number), threads[number], resources)
         self.check()
 
-    async def _remove(self, worker: SimulatedWorker, expected: bool) -> None:
-        del self.workers[worker.address]
-        if not expected:
-            for ts in self.scheduler.workers[worker.address].processing:
-                self.deaths[ts.key] += 1
-        await self.scheduler.remove_worker(
-            worker.address, stimulus_id="remove", expected=expected, close=False
-        )
-        self.check()
-
-    async def do_die(self, n: int) -> None:
-        """Lose a worker."""
+    def _remove(self, n: int, expected: bool) -> None:
         if worker := self.worker(n):
-            self.did("die processing" if worker.jobs else "die")
-            await self._remove(worker, expected=False)
+            event = "die processing" if worker.jobs else "die"
+            self.did("leave" if expected else event)
+            if not expected:
+                processing = self.scheduler.workers[worker.address].processing
+                self.deaths.update(ts.key for ts in processing)
+            self.leave(worker, expected)
+            self.check()
 
-    async def do_leave(self, n: int) -> None:
-        """Let a worker leave, with all that it has."""
-        if worker := self.worker(n):
-            self.did("leave")
-            await self._remove(worker, expected=True)
+    def do_die(self, n: int) -> None:
+        self._remove(n, expected=False)
+
+    def do_leave(self, n: int) -> None:
+        self._remove(n, expected=True)
 
     def _status(self, n: int, before: Status, after: Status) -> None:
         workers = self.scheduler.workers.values()
@@ -401,11 +365,9 @@ class Cluster(Simulation):
             self._tell("worker-status-change", worker=ws.address, status=after.name)
 
     def do_pause(self, n: int) -> None:
-        """Pause a worker."""
         self._status(n, Status.running, Status.paused)
 
     def do_resume(self, n: int) -> None:
-        """Let a paused worker go on."""
         self._status(n, Status.paused, Status.running)
 
     def do_retire(self, n: int) -> None:
@@ -440,7 +402,6 @@ class Cluster(Simulation):
             self._tell("release-worker-data", key=key, worker=worker.address)
 
     def do_steal(self) -> None:
-        """Let idle workers steal."""
         if extension := self.scheduler.extensions.get("stealing"):
             self.did("balance")
             extension.balance()
@@ -472,8 +433,7 @@ class Cluster(Simulation):
 
     def do_secede(self, n: int, number: int) -> None:
         """Let a task run for long, beside others."""
-        worker = self.worker(n)
-        if worker:
+        if worker := self.worker(n):
             jobs = (job for job in worker.jobs.values() if not job.seceded)
             if (job := self.pick(number, jobs)) is not None:
                 self.did("secede")
@@ -502,8 +462,7 @@ class Cluster(Simulation):
         for worker in list(self.workers.values()):
             while worker.mailbox.messages and worker not in self.deaf:
                 any_ = True
-                for message in worker.mailbox.take():
-                    self._obey(worker, message)
+                super()._read(worker)
         return any_
 
     def _read(self, worker: SimulatedWorker) -> None:
@@ -530,8 +489,8 @@ class Cluster(Simulation):
         inputs = {key: worker.data[key] for key in job.message["who_has"]}
         return job.message["run_spec"].data(inputs)
 
-    def _acquire(
-        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], nbytes: int
+    def _want(
+        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], *args: Any
     ) -> None:
         """Fetch a copy at once."""
         self.fetch(worker, key, holders)
@@ -689,8 +648,7 @@ class Cluster(Simulation):
     async def recover(self) -> None:
         """Let all workers be well, and work until nothing is left to do."""
         self.event = "recovery"
-        for worker in self.workers.values():
-            self.deaf.discard(worker)
+        self.deaf.clear()
         await self.settle()
         while self.retiring:
             self.retiring = [task for task in self.retiring if not task.done()]
@@ -862,7 +820,10 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
     """
     counts = Counter() if counts is None else counts
     counts["cases"] += 1
-    loop = VirtualLoop()
+    # In which an hour takes no time
+    selector = _Selector()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.now  # type: ignore[method-assign]
 
     async def run() -> None:
         await Cluster(case, counts).play()

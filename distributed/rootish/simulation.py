@@ -34,7 +34,7 @@ from dask.utils import parse_bytes
 import distributed.scheduler
 from distributed import Scheduler
 from distributed.comm import CommClosedError
-from distributed.protocol import Serialized, serialize
+from distributed.protocol import Serialized
 from distributed.scheduler import ClientState
 
 if TYPE_CHECKING:
@@ -223,36 +223,11 @@ class _Registration:
         raise _Registered
 
 
-class _Comms(dict[str, Any]):
-    """Connections to workers, among them a mailbox for one that is registering."""
-
-    expected: tuple[str, Mailbox] | None = None
-
-    def __setitem__(self, address: str, comm: Any) -> None:
-        if self.expected and self.expected[0] == address:
-            comm = self.expected[1]
-            self.expected = None
-        super().__setitem__(address, comm)
-
-
-class _Hidden:
-    """Pickles to next to nothing, and unpickles to what is in ``content``."""
-
-    content: Any = None
-
-    def __reduce__(self) -> Any:
-        return _reveal, ()
-
-
-def _reveal() -> Any:
-    return _Hidden.content
-
-
 async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
-def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+def _run(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine that waits for nothing."""
     try:
         coroutine.send(None)
@@ -275,34 +250,24 @@ class Job:
 
     Attributes
     ----------
+    key, priority
+        Of the task; the smallest priority is the most urgent.
     missing
         Number of its inputs that have not arrived.
     running, seceded
         Whether it has begun, and whether it has given its thread back.
     """
 
-    __slots__ = ("message", "missing", "running", "seceded")
-
     def __init__(self, message: dict[str, Any]):
         self.message = message
+        self.key: Key = message["key"]
+        self.priority: Any = message["priority"]
         self.missing = 0
-        self.running = False
-        self.seceded = False
-
-    @property
-    def key(self) -> Key:
-        """Key of the task."""
-        key: Key = self.message["key"]
-        return key
-
-    @property
-    def priority(self) -> Any:
-        """Priority of the task; the smallest is the most urgent."""
-        return self.message["priority"]
+        self.running = self.seceded = False
 
 
-#: Stands for a task where a copy is wanted for its own sake.
-COPY = Job({"key": None})
+#: Stands for a task where a copy is wanted for its own sake, after what tasks need.
+COPY = Job({"key": None, "priority": (math.inf,)})
 
 
 class SimulatedWorker:
@@ -322,7 +287,7 @@ class SimulatedWorker:
     jobs
         What it is to run, by key.
     data
-        What it holds, by key: whatever :meth:`Simulation.compute` returns.
+        What it holds, by key. The values are None, unless a subclass computes any.
     """
 
     def __init__(self, address: str, threads: int, resources: Mapping[str, float]):
@@ -427,7 +392,6 @@ class Simulation:
         self._rounds = 0
         #: Workers that were told something a moment ago
         self._called: dict[SimulatedWorker, None] = {}
-        self._comms = scheduler.stream_comms = _Comms(scheduler.stream_comms)
 
     # Who is there
 
@@ -496,14 +460,31 @@ class Simulation:
             stimulus_id="join",
         )
         # While the scheduler adds it, it gives it tasks
-        self._comms.expected = address, worker.mailbox
-        self.workers[address] = worker
+        module, connect = distributed.scheduler, lambda **kwargs: worker.mailbox
         try:
-            _run(adding)
+            with patch.object(module, "BatchedSend", connect):
+                _run(adding)
         except _Registered:
+            self.workers[address] = worker
             self._deliver()
             return worker
         raise SimulationError(f"the scheduler does not know {address} for a worker")
+
+    def leave(self, worker: SimulatedWorker, expected: bool = True) -> None:
+        """Let a worker leave, with all that it has.
+
+        Parameters
+        ----------
+        worker
+            One that is there.
+        expected
+            Whether it says so. Else its tasks are blamed.
+        """
+        del self.workers[worker.address]
+        how = {"stimulus_id": "leave", "expected": expected, "close": False}
+        _run(self.scheduler.remove_worker(worker.address, **how))
+        self._learn(worker)
+        self._deliver()
 
     def _connect(self, client: str) -> None:
         """Let a client connect, unless it has."""
@@ -529,28 +510,27 @@ class Simulation:
         self._connect(client)
         outputs = list(graph.outputs)
         self.told[client].update(dict.fromkeys(outputs, "pending"))
-        # As from a client, but the graph itself stays here: nobody unpickles it
-        _Hidden.content = graph
-        header, frames = serialize(_Hidden(), serializers=["pickle"])
         order = graph.order
         if order is None:
             order = dask.order.order(dict(graph.tasks))
-        options = {
-            "span_metadata": {"collections": []},
-            "stimulus_id": "submit",
-            **options,
-        }
         updating = self.scheduler.update_graph(
             client=client,
-            expr_ser=Serialized(header, frames),
+            expr_ser=Serialized({}, []),
             keys=set(outputs),
             internal_priority=dict(order),
             submitting_task=None,
-            **options,
+            **{
+                "span_metadata": {"collections": []},
+                "stimulus_id": "submit",
+                **options,
+            },
         )
-        with patch.object(distributed.scheduler, "offload", _offload), self.meter():
+        # As from a client, but nobody unpickles the graph
+        unpacked = patch.multiple(
+            distributed.scheduler, deserialize=lambda *args: graph, offload=_offload
+        )
+        with unpacked, self.meter():
             _run(updating)
-        _Hidden.content = None
         self._deliver()
 
     def release(self, keys: Iterable[Key], client: str = "client") -> None:
@@ -651,9 +631,10 @@ class Simulation:
                 self.queued = queued
         if until and until():
             return
+        self.done()
         for told in self.told.values():
             for key, state in told.items():
-                if not self.done() or state == "erred":
+                if state != "memory":
                     what = "gave up" if state == "erred" else "stands still"
                     raise SimulationError(f"the scheduler {what}: {key!r} is {state}")
 
@@ -695,9 +676,8 @@ class Simulation:
         """Send what a worker has to say as soon as another batch may go."""
         if not worker.posting:
             worker.posting = True
-            self._after(
-                max(worker.next_out - self.now, 0), partial(self._posted, worker)
-            )
+            delay = max(worker.next_out - self.now, 0)
+            self._after(delay, partial(self._posted, worker))
 
     def _posted(self, worker: SimulatedWorker) -> None:
         worker.posting = False
@@ -767,10 +747,12 @@ class Simulation:
         worker.flushing = False
         worker.next_in = self.now + self.cluster.batch
         messages = worker.mailbox.take()
-        self._after(
-            self.cluster.delay,
-            lambda: [self._obey(worker, m) for m in messages] and None,
-        )
+
+        def arrived() -> None:
+            for message in messages:
+                self._obey(worker, message)
+
+        self._after(self.cluster.delay, arrived)
 
     # Workers
 
@@ -799,7 +781,8 @@ class Simulation:
         elif op == "acquire-replicas":
             for key, holders in message["who_has"].items():
                 if key not in worker.data:
-                    self._acquire(worker, key, holders, message["nbytes"][key])
+                    self._want(worker, key, holders, message["nbytes"][key], COPY)
+            self._proceed(worker)
         elif op == "steal-request":
             key, state = message["key"], None
             if stolen := worker.jobs.get(key):
@@ -807,10 +790,8 @@ class Simulation:
                 if not self._has_begun(worker, stolen):
                     del worker.jobs[key]
                     state = "ready"
-            stimulus = message["stimulus_id"]
-            self._report(
-                worker, "steal-response", key=key, state=state, stimulus_id=stimulus
-            )
+            answer = {"key": key, "state": state, "stimulus_id": message["stimulus_id"]}
+            self._report(worker, "steal-response", **answer)
         elif op == "worker-status-change":
             self._report(worker, op, status=message["status"])
         elif op not in ("remove-worker", "close", "refresh-who-has"):
@@ -869,17 +850,9 @@ class Simulation:
         for key, holders in job.message["who_has"].items():
             if key not in worker.data:
                 job.missing += 1
-                self._want(worker, key, holders, sizes[key], job.priority, job)
+                self._want(worker, key, holders, sizes[key], job)
         if not job.missing:
             heapq.heappush(worker.ready, (job.priority, next(self._count), job))
-        self._proceed(worker)
-
-    def _acquire(
-        self, worker: SimulatedWorker, key: Key, holders: Iterable[str], nbytes: int
-    ) -> None:
-        """Let a worker fetch a copy."""
-        # After what tasks wait for
-        self._want(worker, key, holders, nbytes, (math.inf,), None)
         self._proceed(worker)
 
     def _want(
@@ -888,16 +861,15 @@ class Simulation:
         key: Key,
         holders: Iterable[str],
         nbytes: int,
-        priority: Any,
-        job: Job | None,
+        job: Job,
     ) -> None:
+        """Note that a worker is to fetch something for a task."""
         if key not in worker.waiting:
             worker.waiting[key] = []
             for address in holders:
-                entry = priority, next(self._count), key, nbytes
+                entry = job.priority, next(self._count), key, nbytes
                 heapq.heappush(worker.wanted.setdefault(address, []), entry)
-        # What is only to be copied is wanted by nobody who could give up
-        worker.waiting[key].append(job or COPY)
+        worker.waiting[key].append(job)
 
     def _proceed(self, worker: SimulatedWorker) -> None:
         """Let a worker fetch and run what it can."""
@@ -941,10 +913,8 @@ class Simulation:
             worker.asked.add(address)
             begin = max(self.now + self.cluster.latency, worker.link_free)
             worker.link_free = begin + total / self.cluster.bandwidth
-            self._after(
-                worker.link_free - self.now,
-                partial(self._arrived, worker, address, keys),
-            )
+            arrived = partial(self._arrived, worker, address, keys)
+            self._after(worker.link_free - self.now, arrived)
 
     def _arrived(
         self, worker: SimulatedWorker, address: str, keys: dict[Key, int]
@@ -996,9 +966,10 @@ class Simulation:
             worker.free -= 1
             seconds = self.output(job.key).seconds + self.cluster.overhead
             if worker.spilled:
-                inputs = [k for k in job.message["who_has"] if k in worker.spilled]
-                read = sum(worker.spilled.pop(key) for key in inputs)
-                seconds += read / self.cluster.disk
+                for key in job.message["who_has"]:
+                    # What was used last is spilled last
+                    worker.data[key] = worker.data.pop(key)
+                    seconds += worker.spilled.pop(key, 0) / self.cluster.disk
                 self._mind_memory(worker)
             self._after(seconds, partial(self._end, worker, job, self.now))
         for entry in aside:
@@ -1019,21 +990,22 @@ class Simulation:
     def _finish(self, worker: SimulatedWorker, job: Job, start: float = 0.0) -> None:
         """Let a worker hold the output of a task, and report it."""
         key = job.key
-        nbytes, seconds = self.output(key).nbytes, self.output(key).seconds
-        self._sizes[key] = nbytes
+        output = self.output(key)
+        self._sizes[key] = output.nbytes
         if key not in worker.data:
             self._hold(worker, key, self._compute(worker, job))
         worker.jobs.pop(key, None)
+        stop = start + output.seconds
         self._report(
             worker,
             "task-finished",
             key=key,
             run_id=job.message["run_id"],
-            nbytes=nbytes,
+            nbytes=output.nbytes,
             type=_TYPE,
             typename="float",
             metadata={},
             thread=1,
-            startstops=[{"action": "compute", "start": start, "stop": start + seconds}],
+            startstops=[{"action": "compute", "start": start, "stop": stop}],
             status="OK",
         )

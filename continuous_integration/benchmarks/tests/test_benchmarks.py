@@ -8,7 +8,6 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -29,7 +28,7 @@ from continuous_integration.benchmarks.measure import (
     thin,
     without_marks,
 )
-from continuous_integration.benchmarks.simulation import Cluster, Simulation, run
+from continuous_integration.benchmarks.simulation import Cluster, run
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
     LIMITS,
@@ -634,14 +633,6 @@ def test_simulation_is_deterministic() -> None:
         return {k: figures[k] for k in ("tasks", "queued", "transfers", "makespan")}
 
     assert once() == once()
-
-
-def test_simulation_notices_a_standstill() -> None:
-    graph = GRAPHS["files"](100, 4, True)
-    scheduler: Any = SimpleNamespace(queued=[])
-    simulation = Simulation(scheduler, graph, Cluster(2, 1), lambda: None)
-    with pytest.raises(RuntimeError, match="stands still: 1 of 1"):
-        simulation.run()
 
 
 # Commands

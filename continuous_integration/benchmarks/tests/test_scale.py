@@ -50,9 +50,16 @@ def test_scheduler_that_is_busy_takes_time() -> None:
 
 
 def test_bytes_are_what_links_carry() -> None:
-    figures = simulate("producers", 500)
+    figures = simulate("producers", 500, Cluster(20, 2))
+    # Workers hold chunks, and the scheduler hears of it and of all else at once
     assert 0 < figures["peak_chunks"] <= figures["peak_worker"] <= figures["peak"]
     assert figures["moved"] > figures["transfers"]
+
+
+def test_workers_hold_more_than_the_scheduler_knows() -> None:
+    """Messages, which take time, tell it what was made, and them what to drop."""
+    figures = simulate("producers", 500)
+    assert figures["peak_chunks"] > figures["peak_worker"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -247,6 +247,7 @@ def test_branch(made: Made) -> None:
         "distributed/rootish/policy.py",
         "distributed/rootish/explanation.py",
         "distributed/rootish/monitor.py",
+        "distributed/rootish/simulation.py",
         "distributed/rootish/tables.py",
         "distributed/scheduler.py",
         "distributed/rootish/tests/__init__.py",
@@ -255,6 +256,7 @@ def test_branch(made: Made) -> None:
         "distributed/rootish/tests/test_policy.py",
         "distributed/rootish/tests/test_explanation.py",
         "distributed/rootish/tests/test_monitor.py",
+        "distributed/rootish/tests/test_simulation.py",
         PAGE,
     }
     pages = git(made.checkout, "diff", "--name-only", f"{BRANCH}^", BRANCH)
@@ -425,10 +427,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 21 files",
-        "ruff-format 1.2.3: passed on 21 files",
+        "ruff-check 1.2.3: passed on 23 files",
+        "ruff-format 1.2.3: passed on 23 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 21 files",
+        "mypy 5: passed on 23 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)
