@@ -16,7 +16,14 @@ import click
 
 from continuous_integration.benchmarks.matrix import POLICIES
 from continuous_integration.figures import ROOT, SCHEDULER, write_figures
-from distributed.rootish.demo import SOURCES, ClusterSpec, DataSpec, Run, run_demo
+from distributed.rootish.demo import (
+    SOURCES,
+    ClusterSpec,
+    DataSpec,
+    Run,
+    policy_title,
+    run_demo,
+)
 
 MIB = 2**20
 
@@ -42,7 +49,7 @@ def demo(repeats: int) -> None:
         about=[*SCHEDULER, "distributed/rootish/demo.py"],
         note=f"{data}; {cluster}. Peak of managed memory / of process memory above "
         f"idle / data moved between the workers, in MiB; medians of {repeats}.",
-        head=("source", *POLICIES),
+        head=("source", *map(policy_title, POLICIES)),
         rows=table(runs),
     )
 
