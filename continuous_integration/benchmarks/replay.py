@@ -12,6 +12,7 @@ is imported, released or not, and prints a JSON object for each recording and cl
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import math
@@ -239,6 +240,8 @@ def main(
 ) -> None:
     """Replay recordings with the distributed of this Python; print JSON objects."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Few of the many objects are garbage, and looking for it takes time
+    gc.set_threshold(50_000, 20, 20)
     # Whatever else is configured on this machine has no say
     dask.config.refresh(paths=[], env={})
     chosen = dict(SETTINGS)

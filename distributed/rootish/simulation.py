@@ -874,8 +874,10 @@ class Simulation:
     def _proceed(self, worker: SimulatedWorker) -> None:
         """Let a worker fetch and run what it can."""
         if not worker.paused:
-            self._gather(worker)
-            self._start(worker)
+            if worker.wanted:
+                self._gather(worker)
+            if worker.ready:
+                self._start(worker)
 
     def _is_wanted(self, worker: SimulatedWorker, key: Key) -> bool:
         if key not in worker.waiting or key in worker.requested:
