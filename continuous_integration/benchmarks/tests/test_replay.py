@@ -403,7 +403,7 @@ def run_module(name: str, *options: str, **environment: str) -> str:
     )
 
 
-ONE = ("demo-zarr", "--cluster", "8x1", "--contender", "base", "--contender")
+ONE = ("zarr-8", "--cluster", "8x1", "--contender", "base", "--contender")
 
 
 def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nothing is worse" in invoke(*ONE, "fork", "--check", folder=tmp_path)
     setting = "fork:rootish-co-assignment=false"
     output = invoke(*ONE, setting, "--check", code=1, folder=tmp_path)
-    assert "demo-zarr  8x1  moved  " in output
+    assert "zarr-8  8x1  moved  " in output
     assert "worse by more than 2% than what is held" in output
 
 
