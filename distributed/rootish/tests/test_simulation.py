@@ -20,6 +20,7 @@ from distributed.rootish.simulation import (
     Simulation,
     SimulationError,
 )
+from distributed.rootish.tests.utils import SATURATION
 from distributed.utils_test import gen_test
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ async def test_threads() -> None:
     assert [span.start for span in sim.spans.values()] == [0, 0, 1]
 
 
-@gen_test()
+@gen_test(config=SATURATION)
 async def test_queued_is_the_most_that_waited() -> None:
     many = {f"a-{n}": "" for n in range(8)}
     async with simulated(ONE) as sim:
