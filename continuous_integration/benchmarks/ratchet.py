@@ -225,14 +225,13 @@ def replay_all(
         for seed in SEEDS:
             some = [c for c in clusters if seed == SEEDS[0] or c in WITH_ALL_SEEDS]
             for row in _replay(contender, seed, names, some, folder) if some else ():
-                place = row["workload"], row["cluster"], row["contender"]
-                found.setdefault(place, []).append(row)
+                found.setdefault(_place(row), []).append(row)
                 advance()
     rows = [_median(many) for many in found.values()]
     for name in names:
         recording = recordings.read(name, folder)
         rows += [_floor(recording, cluster) for cluster in clusters]
-    order = {name: n for n, name in enumerate([c.name for c in contenders])}
+    order = {contender.name: n for n, contender in enumerate(contenders)}
     return sorted(
         rows,
         key=lambda row: (
@@ -241,6 +240,10 @@ def replay_all(
             order.get(row["contender"], len(order)),
         ),
     )
+
+
+def _place(row: Row) -> Place:
+    return row["workload"], row["cluster"], row["contender"]
 
 
 def _median(rows: Sequence[Row]) -> Row:
@@ -310,8 +313,8 @@ def worse(rows: Iterable[Row], before: Iterable[Row]) -> list[tuple[str, ...]]:
         Workload, cluster, metric, what it was, what it is, and the ratio; what became
         worst is first.
     """
-    now = {(r["workload"], r["cluster"], r["contender"]): r for r in rows}
-    then = {(r["workload"], r["cluster"], r["contender"]): r for r in before}
+    now = {_place(row): row for row in rows}
+    then = {_place(row): row for row in before}
     found: list[tuple[float, tuple[str, ...]]] = []
     for place, row in now.items():
         workload, cluster, contender = place
@@ -340,7 +343,7 @@ def worse(rows: Iterable[Row], before: Iterable[Row]) -> list[tuple[str, ...]]:
 
 
 def _number(value: float) -> str:
-    return f"{value / 1e6:.1f} MB" if value > 1e4 else f"{value:.3f}"
+    return f"{value / MB:.1f} MB" if value > 1e4 else f"{value:.3f}"
 
 
 def show(rows: Sequence[Row], contenders: Sequence[str]) -> Iterator[str]:
@@ -360,11 +363,11 @@ def show(rows: Sequence[Row], contenders: Sequence[str]) -> Iterator[str]:
         f"{', '.join(names)}; in brackets the spread of peaks over seeds"
     )
     for (workload, cluster), found in by_place.items():
-        peaks = " ".join(f"{found[name]['peak'] / 1e6:7.1f}" for name in names)
-        moved = " ".join(f"{found[name]['moved'] / 1e6:7.1f}" for name in names)
+        peaks = " ".join(f"{found[name]['peak'] / MB:7.1f}" for name in names)
+        moved = " ".join(f"{found[name]['moved'] / MB:7.1f}" for name in names)
         times = " ".join(f"{found[name]['makespan']:6.2f}" for name in contenders)
         last = found[contenders[-1]]
-        low, high = last["lowest peak"] / 1e6, last["highest peak"] / 1e6
+        low, high = last["lowest peak"] / MB, last["highest peak"] / MB
         yield (
             f"{workload:22} {cluster:>5} | {peaks} ({low:.1f}-{high:.1f}) | {moved} | "
             f"{times} | {last['chunks']:3} chunks"
@@ -548,7 +551,7 @@ def table(rows: Iterable[Row]) -> Iterator[list[str]]:
             place = found[name, cluster]
             for metric in ("peak", "moved"):
                 base, fork, floor = (
-                    f"{place[who][metric] / 1e6:.3g}"
+                    f"{place[who][metric] / MB:.3g}"
                     for who in ("base", "fork", "floor")
                 )
                 cells.append(f"{base} → {fork} ({floor})")
