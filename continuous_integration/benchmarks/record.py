@@ -71,8 +71,14 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState
 
 #: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
-#: the size of all that is in it, and one function may do every step.
-READS = {"open-dataset": "from-value", "run-step": "run_step"}
+#: the size of all that is in it, one function may do every step, and weights that are
+#: broadcast get as large as the data.
+READS = {
+    "handles-broadcast": "from-value-read-concatenate",
+    "handles-chunked-weights": "from-value-read-concatenate",
+    "open-dataset": "from-value",
+    "run-step": "run_step",
+}
 
 #: Inputs of a read are at most this part of what it gives, in bytes.
 HANDLES = 0.25
