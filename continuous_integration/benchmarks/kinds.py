@@ -22,13 +22,14 @@ from continuous_integration.benchmarks.workloads import (
     CHUNK,
     open_handle,
     read,
+    smooth,
     stack,
     workload,
     zarr_stores,
 )
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Worker
 
 #: How long a load waits for its storage, in seconds.
 WAIT = 0.005
@@ -120,3 +121,66 @@ def handles_chunked_weights(client: Client, folder: Path, prepared: None) -> Any
     """Read through 8 opened handles, mean with a chunk of weights for each time."""
     array = _from_handles(folder)
     return broadcast_mean(array, _of_time(array)).compute()
+
+
+# Pools of workers
+
+
+async def _have(
+    resources: Mapping[str, Mapping[str, float]], dask_worker: Worker
+) -> None:
+    await dask_worker.set_resources(**resources[dask_worker.address])
+
+
+def _give(client: Client, pool: list[dict[str, float]]) -> None:
+    """Give workers the resources of a pool, as far as they go."""
+    from continuous_integration.benchmarks.recordings import deal
+
+    workers = list(client.nthreads())
+    client.run(_have, dict(zip(workers, deal(pool, len(workers)))))
+
+
+def infer(part: np.ndarray) -> float:
+    """Stand for what a GPU does with a part of the data."""
+    time.sleep(WORK)
+    return float(part[0, 0, 0])
+
+
+def _one_gpu(client: Client, folder: Path) -> None:
+    _give(client, [*({"CPU": 1.0} for _ in range(3)), {"GPU": 1.0}])
+
+
+@workload("pool-loads", prepare=_one_gpu)
+def pool_loads(client: Client, folder: Path, prepared: None) -> Any:
+    """Three CPU workers load what one GPU worker uses (#9164)."""
+    loads = client.map(load_part, range(100), resources={"CPU": 1})
+    results = client.map(infer, loads, resources={"GPU": 1})
+    del loads
+    return client.gather(client.submit(sum, results))
+
+
+def load_block(block_info: Any = None) -> np.ndarray:
+    """Return a block of whatever shape, after some time."""
+    time.sleep(WAIT)
+    place = block_info[None]
+    return np.full(place["chunk-shape"], 1.0 + sum(place["chunk-location"]))
+
+
+def blocks(*chunks: tuple[int, ...], dtype: str = "float64") -> da.Array:
+    """Return an array of blocks that are loaded."""
+    return da.map_blocks(load_block, chunks=chunks, dtype=dtype)
+
+
+def _four_of_pool(client: Client, folder: Path) -> None:
+    _give(client, [{"POOL": 1.0} for _ in range(4)])
+
+
+@workload("pool-array", prepare=_four_of_pool)
+def pool_array(client: Client, folder: Path, prepared: None) -> Any:
+    """Load chunks on a pool of workers, overlap in time, mean (#6360)."""
+    with dask.annotate(resources={"POOL": 1}):
+        loaded = blocks((16,) * 100, (128,), (128,))
+    smoothed = loaded.map_overlap(smooth, depth={0: 1}, boundary="none")
+    # Tasks that are fused or rewritten may lose what holds for them
+    with dask.config.set({"optimization.fuse.active": False}):
+        return smoothed.mean(axis=0).compute(optimize_graph=False)

@@ -119,7 +119,6 @@ class Recorder(SchedulerPlugin):
         """See what the scheduler's own hooks do not tell."""
         self.scheduler = scheduler
         self.workers = {address: n for n, address in enumerate(scheduler.workers)}
-        self.resources = [dict(ws.resources) for ws in scheduler.workers.values()]
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
         update = streams["update-graph"]
 
@@ -653,6 +652,7 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
         client.wait_for_workers(job.workers)
         cluster.sync(install, recorder, cluster.scheduler)
         prepared_ = job.prepare(client, folder)
+        resources = [dict(ws.resources) for ws in cluster.scheduler.workers.values()]
         before = recorder.pause()
         result = job.compute(client, folder, prepared_)
         del prepared_, result
@@ -669,7 +669,7 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
             reads=[],
             ops=ops,
             outputs=_outputs(recorder),
-            resources=recorder.resources if any(recorder.resources) else [],
+            resources=resources if any(resources) else [],
             versions={
                 "distributed": distributed.__version__,
                 "dask": dask.__version__,
