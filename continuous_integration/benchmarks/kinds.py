@@ -20,6 +20,7 @@ from dask import delayed
 
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
+    once,
     open_handle,
     read,
     smooth,
@@ -184,3 +185,57 @@ def pool_array(client: Client, folder: Path, prepared: None) -> Any:
     # Tasks that are fused or rewritten may lose what holds for them
     with dask.config.set({"optimization.fuse.active": False}):
         return smoothed.mean(axis=0).compute(optimize_graph=False)
+
+
+# Zarr stores
+
+
+#: Shape of one chunk of 2 MiB that has many steps in time.
+STEPS = (32, 128, 64)
+
+
+def step_stores(folder: Path) -> list[str]:
+    """Write 12 Zarr stores of 10 chunks of 32 steps each; return their paths."""
+    import zarr
+
+    steps, *field = STEPS
+    paths = [folder / "zarr-steps" / f"{n}.zarr" for n in range(12)]
+    for n, path in enumerate(paths):
+        with once(path) as target:
+            if target is not None:
+                array = zarr.create_array(
+                    str(target),
+                    shape=(10 * steps, *field),
+                    chunks=STEPS,
+                    dtype="float64",
+                    compressors=None,
+                )
+                days = np.arange(10 * steps)[:, None, None]
+                array[:] = np.sin(n + days + np.linspace(0, 6, field[1]))
+    return [str(path) for path in paths]
+
+
+def _from_stores(folder: Path) -> da.Array:
+    import zarr
+
+    return da.concatenate(
+        [da.from_zarr(zarr.open_array(p, mode="r")) for p in step_stores(folder)]
+    )
+
+
+@workload("zarr-12-array", write=step_stores, modules=("zarr",))
+def zarr_12_array(client: Client, folder: Path, prepared: None) -> Any:
+    """12 Zarr stores, mean over time with a chunk of 256 B of weights for each."""
+    array = _from_stores(folder)
+    return broadcast_mean(array, _of_time(array)).compute()
+
+
+# Rechunks
+
+
+@workload("rechunk-adjacent")
+def rechunk_adjacent(client: Client, folder: Path, prepared: None) -> Any:
+    """Rechunk with tasks, each chunk to some of those about its place."""
+    array = blocks((16,) * 12, (2,) * 5, (4096,) * 2)
+    wider = array.rechunk((12, 5, 8192), method="tasks")
+    return wider.sum().compute()

@@ -77,6 +77,7 @@ READS = {
     "handles-broadcast": "from-value-read-concatenate",
     "handles-chunked-weights": "from-value-read-concatenate",
     "open-dataset": "from-value",
+    "zarr-12-array": "from-zarr-concatenate",
     "run-step": "run_step",
 }
 
