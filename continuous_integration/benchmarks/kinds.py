@@ -8,6 +8,7 @@ loads are for some workers only, and a chunk is cut in more than two directions.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from dask import delayed
 
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
+    SIDE,
     once,
     open_handle,
     read,
@@ -28,6 +30,7 @@ from continuous_integration.benchmarks.workloads import (
     workload,
     zarr_stores,
 )
+from distributed import wait
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -76,12 +79,12 @@ def fold_two(client: Client, folder: Path, prepared: None) -> Any:
 # Handles, and weights that are broadcast
 
 
-def _from_handles(folder: Path) -> da.Array:
-    """Return 120 chunks that are read through 8 opened handles."""
+def _from_handles(folder: Path, steps: int) -> da.Array:
+    """Return so many chunks of each of 8 opened handles."""
     chunks = []
     for path in zarr_stores(folder, 8, 30):
         handle = delayed(open_handle)(path)
-        chunks += [delayed(read)(handle, step) for step in range(15)]
+        chunks += [delayed(read)(handle, step) for step in range(steps)]
     return stack(chunks)
 
 
@@ -107,7 +110,7 @@ def _of_time(array: da.Array) -> da.Array:
 )
 def handles_broadcast(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, mean with weights that are one chunk of 4 KB."""
-    array = _from_handles(folder)
+    array = _from_handles(folder, 15)
     rows = np.cos(np.linspace(-1, 1, array.shape[1]))
     weights = da.from_array(rows, chunks=-1)[None, :, None]
     return broadcast_mean(array, weights).compute()
@@ -120,8 +123,19 @@ def handles_broadcast(client: Client, folder: Path, prepared: None) -> Any:
 )
 def handles_chunked_weights(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, mean with a chunk of weights for each time."""
-    array = _from_handles(folder)
+    array = _from_handles(folder, 15)
     return broadcast_mean(array, _of_time(array)).compute()
+
+
+@workload(
+    "handles-anomaly",
+    write=lambda folder: zarr_stores(folder, 8, 30),
+    modules=("zarr",),
+)
+def handles_anomaly(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, largest anomaly from the mean over time."""
+    array = _from_handles(folder, 8)
+    return abs(array - array.mean(axis=0)).max().compute()
 
 
 # Pools of workers
@@ -230,6 +244,16 @@ def zarr_12_array(client: Client, folder: Path, prepared: None) -> Any:
     return broadcast_mean(array, _of_time(array)).compute()
 
 
+@workload("zarr-12-two-means", write=step_stores, modules=("zarr",))
+def zarr_12_two_means(client: Client, folder: Path, prepared: None) -> Any:
+    """12 Zarr stores, two means over time, each with weights of its own."""
+    array = _from_stores(folder)
+    weights = _of_time(array)
+    return dask.compute(
+        broadcast_mean(array, weights), broadcast_mean(array, 3 - weights)
+    )
+
+
 # Rechunks
 
 
@@ -239,3 +263,159 @@ def rechunk_adjacent(client: Client, folder: Path, prepared: None) -> Any:
     array = blocks((16,) * 12, (2,) * 5, (4096,) * 2)
     wider = array.rechunk((12, 5, 8192), method="tasks")
     return wider.sum().compute()
+
+
+@workload("uint8-rechunk", prepare=lambda client, folder: _persist_bytes(client))
+def uint8_rechunk(client: Client, folder: Path, prepared: da.Array) -> Any:
+    """Persisted bytes become eight times as many floats, then rechunk by four."""
+    floats = prepared.map_blocks(to_float, dtype="float64")
+    by_four = floats.rechunk((4, SIDE, SIDE), method="tasks")
+    centered = by_four.map_blocks(center, dtype="float64")
+    return centered.std(axis=0).sum().compute()
+
+
+def _persist_bytes(client: Client) -> da.Array:
+    planes = client.persist(blocks((1,) * 120, (SIDE,), (SIDE,), dtype="uint8"))
+    wait(planes)
+    return planes
+
+
+def to_float(block: np.ndarray) -> np.ndarray:
+    """Make floats of bytes, after some time."""
+    time.sleep(WAIT)
+    return block.astype("float64")
+
+
+def center(block: np.ndarray) -> np.ndarray:
+    """Subtract the mean over time."""
+    return np.asarray(block - block.mean(axis=0))
+
+
+@workload("pyramid", modules=("zarr",))
+def pyramid(client: Client, folder: Path, prepared: None) -> Any:
+    """Write planes and three coarser levels of them to Zarr (ome-zarr-py#192)."""
+    import zarr
+
+    # Not a new folder each time: tasks are named after it
+    store = folder / "pyramid"
+    level = blocks((1,) * 80, (SIDE,), (2 * SIDE,), dtype="float32")
+    written, paths = [], []
+    try:
+        for number in range(4):
+            if number:
+                level = da.coarsen(np.mean, level, {1: 2, 2: 2})
+            chunks = (5 if number else 4, SIDE // 2, SIDE // 2)
+            level_ = level.rechunk(chunks, method="tasks")
+            paths.append(str(store / str(number)))
+            array = zarr.create_array(
+                paths[-1], shape=level_.shape, chunks=chunks, dtype="float32"
+            )
+            written.append(da.store(level_, array, lock=False, compute=False))
+        dask.compute(*written)
+        return [zarr.open_array(path, mode="r")[::9, ::32, ::32] for path in paths]
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+# Neighbors in more than two directions
+
+
+def same(block: np.ndarray) -> np.ndarray:
+    """Return a block as it is."""
+    return block
+
+
+@workload("overlap-3d")
+def overlap_3d(client: Client, folder: Path, prepared: None) -> Any:
+    """Overlap in three directions: a chunk is cut 26 times (dask/dask#3671)."""
+    cube = blocks(*[(64,) * 4] * 3)
+    return cube.map_overlap(same, depth=2, boundary="none").sum().compute()
+
+
+def stencil(block: np.ndarray) -> np.ndarray:
+    """Average the neighbors of each cell, in each direction."""
+    result = block.copy()
+    for axis in range(block.ndim):
+        result += np.roll(block, 1, axis) + np.roll(block, -1, axis)
+    return result / (2 * block.ndim + 1)
+
+
+@workload("stencil-4d")
+def stencil_4d(client: Client, folder: Path, prepared: None) -> Any:
+    """Stencil in time and space, its largest value at each place."""
+    field = blocks((8,) * 5, (8,) * 2, (64,) * 2, (64,) * 2)
+    around = field.map_overlap(stencil, depth=1, boundary="none")
+    return around.max(axis=0).compute()
+
+
+# A small axis beside the data
+
+
+def open_index(number: int) -> dict[str, Any]:
+    """Open a file: its name and the index of what is in it, 20 kB."""
+    time.sleep(WAIT)
+    return {"number": number, "index": b"x" * 20_000}
+
+
+def read_variable(file: Mapping[str, Any], name: str, step: int = 0) -> np.ndarray:
+    """Read the times of a file, or one step of its data."""
+    time.sleep(WAIT)
+    if name == "time":
+        return np.arange(1.0, 31)
+    return np.full((256, 512), file["number"] + step / 5)
+
+
+def total(times: list[np.ndarray]) -> float:
+    """Add up the times of all files."""
+    return float(sum(part.sum() for part in times))
+
+
+def weigh(data: np.ndarray, times: np.ndarray, whole: float) -> float:
+    """Return the part that a step has in the mean."""
+    return float(data.sum() * times[0] / whole)
+
+
+@workload("coords")
+def coords(client: Client, folder: Path, prepared: None) -> Any:
+    """Read the times of 40 files, then their data with the same function."""
+    opening, reading, adding, weighing = (
+        delayed(one, pure=False) for one in (open_index, read_variable, sum, weigh)
+    )
+    files = [opening(number) for number in range(40)]
+    times = [reading(file, "time") for file in files]
+    whole = delayed(total, pure=False)(times)
+    parts = [
+        weighing(reading(file, "t", step), axis, whole)
+        for file, axis in zip(files, times)
+        for step in range(5)
+    ]
+    while len(parts) > 1:
+        parts = [adding(parts[n : n + 4]) for n in range(0, len(parts), 4)]
+    return parts[0].compute()
+
+
+# Data frames
+
+
+def load_rows(number: int, rows: int) -> Any:
+    """Return rows of a table with keys, 24 B each, after some time."""
+    import pandas as pd
+
+    random = np.random.default_rng(number)
+    time.sleep(WAIT)
+    values = {name: random.random(rows) for name in ("b", "c")}
+    return pd.DataFrame({"a": random.integers(0, 40_000, rows), **values})
+
+
+@workload("broadcast-join", modules=("dask.dataframe", "pandas"))
+def broadcast_join(client: Client, folder: Path, prepared: None) -> Any:
+    """Join each partition with all of a smaller table (dask/dask#7143)."""
+    import dask.dataframe as dd
+
+    meta = load_rows(0, 1)
+    # There are no strings to convert
+    with dask.config.set({"dataframe.convert-string": False}):
+        left = dd.from_map(load_rows, range(60), rows=60_000, meta=meta)
+        right = dd.from_map(load_rows, range(60, 64), rows=20_000, meta=meta)
+        joined = left.merge(right.drop_duplicates("a"), on="a", broadcast=True)
+        return joined.b_x.sum().compute()

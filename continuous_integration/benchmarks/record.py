@@ -74,10 +74,13 @@ if TYPE_CHECKING:
 #: the size of all that is in it, one function may do every step, and weights that are
 #: broadcast get as large as the data.
 READS = {
+    "handles-anomaly": "read-from-value",
     "handles-broadcast": "from-value-read-concatenate",
     "handles-chunked-weights": "from-value-read-concatenate",
     "open-dataset": "from-value",
+    "uint8-rechunk": "to_float",
     "zarr-12-array": "from-zarr-concatenate",
+    "zarr-12-two-means": "from-zarr-concatenate",
     "run-step": "run_step",
 }
 
