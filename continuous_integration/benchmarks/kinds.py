@@ -85,7 +85,7 @@ def _from_handles(folder: Path, steps: int) -> da.Array:
     for path in zarr_stores(folder, 8, 30):
         handle = delayed(open_handle)(path)
         chunks += [delayed(read)(handle, step) for step in range(steps)]
-    return stack(chunks)
+    return stack(chunks, CHUNK)
 
 
 def broadcast_mean(array: da.Array, weights: da.Array) -> da.Array:
@@ -265,16 +265,7 @@ def rechunk_adjacent(client: Client, folder: Path, prepared: None) -> Any:
     return wider.sum().compute()
 
 
-@workload("uint8-rechunk", prepare=lambda client, folder: _persist_bytes(client))
-def uint8_rechunk(client: Client, folder: Path, prepared: da.Array) -> Any:
-    """Persisted bytes become eight times as many floats, then rechunk by four."""
-    floats = prepared.map_blocks(to_float, dtype="float64")
-    by_four = floats.rechunk((4, SIDE, SIDE), method="tasks")
-    centered = by_four.map_blocks(center, dtype="float64")
-    return centered.std(axis=0).sum().compute()
-
-
-def _persist_bytes(client: Client) -> da.Array:
+def _persist_bytes(client: Client, folder: Path) -> da.Array:
     planes = client.persist(blocks((1,) * 120, (SIDE,), (SIDE,), dtype="uint8"))
     wait(planes)
     return planes
@@ -291,6 +282,15 @@ def center(block: np.ndarray) -> np.ndarray:
     return np.asarray(block - block.mean(axis=0))
 
 
+@workload("uint8-rechunk", prepare=_persist_bytes)
+def uint8_rechunk(client: Client, folder: Path, prepared: da.Array) -> Any:
+    """Persisted bytes become eight times as many floats, then rechunk by four."""
+    floats = da.map_blocks(to_float, prepared, dtype="float64")
+    by_four = floats.rechunk((4, SIDE, SIDE), method="tasks")
+    centered = da.map_blocks(center, by_four, dtype="float64")
+    return centered.std(axis=0).sum().compute()
+
+
 @workload("pyramid", modules=("zarr",))
 def pyramid(client: Client, folder: Path, prepared: None) -> Any:
     """Write planes and three coarser levels of them to Zarr (ome-zarr-py#192)."""
@@ -298,19 +298,17 @@ def pyramid(client: Client, folder: Path, prepared: None) -> Any:
 
     # Not a new folder each time: tasks are named after it
     store = folder / "pyramid"
+    shutil.rmtree(store, ignore_errors=True)
+    paths = [str(store / str(number)) for number in range(4)]
     level = blocks((1,) * 80, (SIDE,), (2 * SIDE,), dtype="float32")
-    written, paths = [], []
+    written = []
     try:
-        for number in range(4):
+        for number, path in enumerate(paths):
             if number:
                 level = da.coarsen(np.mean, level, {1: 2, 2: 2})
-            chunks = (5 if number else 4, SIDE // 2, SIDE // 2)
-            level_ = level.rechunk(chunks, method="tasks")
-            paths.append(str(store / str(number)))
-            array = zarr.create_array(
-                paths[-1], shape=level_.shape, chunks=chunks, dtype="float32"
-            )
-            written.append(da.store(level_, array, lock=False, compute=False))
+            shape = (5 if number else 4, SIDE // 2, SIDE // 2)
+            chunks = level.rechunk(shape, method="tasks")
+            written.append(chunks.to_zarr(path, compute=False))
         dask.compute(*written)
         return [zarr.open_array(path, mode="r")[::9, ::32, ::32] for path in paths]
     finally:
