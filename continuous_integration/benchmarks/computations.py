@@ -145,6 +145,30 @@ def weighted_mean(client: Client, wind: xarray.Dataset) -> Any:
     return wind.u.weighted(weights).mean().compute()
 
 
+@on_files("weighted-time")
+def weighted_time(client: Client, wind: xarray.Dataset) -> Any:
+    """Mean over time, with a weight for each day in a chunk of its own."""
+    import xarray
+
+    weights = xarray.DataArray(np.linspace(1, 2, FILES * DAYS), dims="time")
+    return wind.u.weighted(weights.chunk(time=1)).mean("time").compute()
+
+
+@on_files("weighted-rows")
+def weighted_rows(client: Client, wind: xarray.Dataset) -> Any:
+    """Mean over time and from north to south, with a weight for each row."""
+    import xarray
+
+    weights = xarray.DataArray(np.cos(np.linspace(-1, 1, wind.sizes["y"])), dims="y")
+    return wind.u.weighted(weights).mean(("time", "y")).compute()
+
+
+@on_files("quadratic-mean")
+def quadratic_mean(client: Client, wind: xarray.Dataset) -> Any:
+    """Quadratic mean over time."""
+    return np.sqrt((wind.u**2).mean("time")).compute()
+
+
 @on_files("means")
 def means(client: Client, wind: xarray.Dataset) -> Any:
     """Plain and quadratic means over time of two fields."""

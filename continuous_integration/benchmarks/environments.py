@@ -97,6 +97,7 @@ def measuring_identity() -> str:
     names = (
         "computations.py",
         "graphs.py",
+        "kinds.py",
         "measure.py",
         "simulation.py",
         "workloads.py",

@@ -35,7 +35,7 @@ import dask
 from dask.utils import key_split
 
 # Registers its workloads
-from continuous_integration.benchmarks import computations  # noqa: F401
+from continuous_integration.benchmarks import computations, kinds  # noqa: F401
 from continuous_integration.benchmarks.environments import alone
 from continuous_integration.benchmarks.measure import install, policy_setting
 from continuous_integration.benchmarks.progress import say
@@ -71,8 +71,18 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState
 
 #: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
-#: the size of all that is in it, and one function may do every step.
-READS = {"open-dataset": "from-value", "run-step": "run_step"}
+#: the size of all that is in it, one function may do every step, and weights that are
+#: broadcast get as large as the data.
+READS = {
+    "handles-anomaly": "read-from-value",
+    "handles-broadcast": "from-value-read-concatenate",
+    "handles-chunked-weights": "from-value-read-concatenate",
+    "open-dataset": "from-value",
+    "uint8-rechunk": "to_float",
+    "zarr-12-array": "from-zarr-concatenate",
+    "zarr-12-two-means": "from-zarr-concatenate",
+    "run-step": "run_step",
+}
 
 #: Inputs of a read are at most this part of what it gives, in bytes.
 HANDLES = 0.25
@@ -113,7 +123,6 @@ class Recorder(SchedulerPlugin):
         """See what the scheduler's own hooks do not tell."""
         self.scheduler = scheduler
         self.workers = {address: n for n, address in enumerate(scheduler.workers)}
-        self.resources = [dict(ws.resources) for ws in scheduler.workers.values()]
         streams, handlers = scheduler.stream_handlers, scheduler.handlers
         update = streams["update-graph"]
 
@@ -647,6 +656,7 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
         client.wait_for_workers(job.workers)
         cluster.sync(install, recorder, cluster.scheduler)
         prepared_ = job.prepare(client, folder)
+        resources = [dict(ws.resources) for ws in cluster.scheduler.workers.values()]
         before = recorder.pause()
         result = job.compute(client, folder, prepared_)
         del prepared_, result
@@ -663,7 +673,7 @@ def record(job: Job, folder: Path, policy: str | None = "producers") -> Recordin
             reads=[],
             ops=ops,
             outputs=_outputs(recorder),
-            resources=recorder.resources if any(recorder.resources) else [],
+            resources=resources if any(resources) else [],
             versions={
                 "distributed": distributed.__version__,
                 "dask": dask.__version__,

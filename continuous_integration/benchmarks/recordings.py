@@ -236,6 +236,33 @@ def make_node(kind: str, key: Key, dependencies: Sequence[Key]) -> GraphNode:
     return Task(key, pretend, *map(TaskRef, dependencies), **mark)
 
 
+# Resources
+
+
+def deal(
+    resources: Sequence[Mapping[str, float]], workers: int
+) -> list[dict[str, float]]:
+    """Return the resources of so many workers, where others had them.
+
+    Among fewer than there were nothing is lost, so that each task has a worker: the
+    first also takes the place of the first of those that are missing. With more it
+    starts over again.
+
+    Parameters
+    ----------
+    resources
+        Those of each worker; empty if none has any.
+    workers
+        Number of workers.
+    """
+    dealt: list[dict[str, float]] = [{} for _ in range(workers)]
+    for number in range(max(workers, len(resources)) if resources else 0):
+        mine = dealt[number % workers]
+        for name, amount in resources[number % len(resources)].items():
+            mine[name] = mine.get(name, 0) + amount
+    return dealt
+
+
 # Lists as text
 
 

@@ -195,7 +195,7 @@ def cluster_of(name: str, recording: Recording) -> simulation.Cluster:
         It says which resources workers have.
     """
     workers, threads = map(int, name.split("x"))
-    resources = tuple(recording.resources)
+    resources = tuple(recordings.deal(recording.resources, workers))
     return replace(
         simulation.LOCAL, workers=workers, threads=threads, resources=resources
     )

@@ -407,6 +407,20 @@ def test_what_holds_for_some_tasks_is_recorded() -> None:
     assert "gpu" in found.outputs
 
 
+def test_resources_that_workers_get_while_it_is_prepared() -> None:
+    async def have(address: str, dask_worker: Any) -> None:
+        if dask_worker.address == address:
+            await dask_worker.set_resources(GPU=2)
+
+    def prepare(client: Client, folder: Path) -> None:
+        client.run(have, list(client.nthreads())[1])
+
+    def compute(client: Client, folder: Path, prepared: Any) -> None:
+        client.submit(give, 1, resources={"GPU": 1}).result()
+
+    assert record(job(compute, prepare), Path()).resources == [{}, {"GPU": 2}]
+
+
 def test_what_lies_in_memory_before() -> None:
     def prepare(client: Client, folder: Path) -> Any:
         scattered = client.scatter(np.zeros(5000, dtype="uint8"))

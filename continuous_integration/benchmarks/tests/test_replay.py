@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from continuous_integration.benchmarks.recordings import (
     Release,
     Scatter,
     Submission,
+    deal,
     make_node,
     write,
 )
@@ -247,6 +249,30 @@ def test_loose_restrictions_and_resources() -> None:
     first, second = replay.workers.values()
     assert {"b", "c"} <= set(second.data) <= {"a", "b", "c"}
     assert "R" not in first.resources
+
+
+def test_all_resources_are_there_on_any_cluster() -> None:
+    pool: list[dict[str, float]] = [{"CPU": 1}, {"CPU": 1}, {"CPU": 1}, {"GPU": 1}]
+    annotations: dict[Key, dict[str, Any]] = {
+        "a": {"resource_restrictions": {"CPU": 1}},
+        "b": {"resource_restrictions": {"CPU": 1}},
+        "c": {"resource_restrictions": {"GPU": 1}},
+    }
+    one = recording(
+        [submission({"a": "", "b": "", "c": "a b"}, "c", annotations=annotations)],
+        {"a": 1, "b": 1, "c": 1},
+        resources=pool,
+    )
+    for name in ("1x1", "2x2", "3x1", "8x1"):
+        replay, result = played(one, cluster_of(name, one))
+        # Two loads, side by side if there is room, and then their user
+        assert math.ceil(result["makespan"]) == (4 if name == "1x1" else 3)
+        [holder] = [w for w in replay.workers.values() if "c" in w.data]
+        assert holder.resources["GPU"] == 1
+    assert deal(pool, 4) == pool
+    assert deal(pool, 2) == [{"CPU": 2}, {"CPU": 1, "GPU": 1}]
+    assert deal(pool, 5) == [*pool, {"CPU": 1}]
+    assert deal([], 2) == [{}, {}]
 
 
 def test_priorities_of_users_and_generations() -> None:

@@ -1,0 +1,419 @@
+"""More kinds of computations, each after what users have reported or have in manuals.
+
+They are workloads like those of :mod:`continuous_integration.benchmarks.workloads`,
+and smaller: a hundred chunks or so tell a kind from others. Weights come from a few
+numbers that are broadcast to every chunk, models are fit one step after the other,
+loads are for some workers only, and a chunk is cut in more than two directions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask import delayed
+
+from continuous_integration.benchmarks.workloads import (
+    CHUNK,
+    SIDE,
+    once,
+    open_handle,
+    read,
+    smooth,
+    stack,
+    workload,
+    zarr_stores,
+)
+from distributed import wait
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+#: How long a load waits for its storage, in seconds.
+WAIT = 0.005
+#: How long a model or a GPU works on one chunk, in seconds.
+WORK = 0.04
+
+
+# Models
+
+
+def load_part(number: int) -> np.ndarray:
+    """Bring 2 MiB into the cluster."""
+    time.sleep(WAIT)
+    return np.full(CHUNK, float(number))
+
+
+def partial_fit(model: float, part: np.ndarray) -> float:
+    """Fit a model to one more part of the data."""
+    time.sleep(WORK)
+    return model / 2 + float(part[0, 0, 0])
+
+
+def _fold(start: float, numbers: range) -> Any:
+    load, fit = delayed(load_part, pure=False), delayed(partial_fit, pure=False)
+    model: Any = start
+    for number in numbers:
+        model = fit(model, load(number))
+    return model
+
+
+@workload("fold")
+def fold(client: Client, folder: Path, prepared: None) -> Any:
+    """Fit one model to 100 loads, one after the other (#7552)."""
+    return _fold(0.0, range(100)).compute()
+
+
+@workload("fold-two")
+def fold_two(client: Client, folder: Path, prepared: None) -> Any:
+    """Fit two models to 60 loads each, side by side."""
+    return dask.compute(_fold(0.0, range(60)), _fold(1.0, range(60, 120)))
+
+
+# Handles, and weights that are broadcast
+
+
+def _from_handles(folder: Path, steps: int) -> da.Array:
+    """Return so many chunks of each of 8 opened handles."""
+    chunks = []
+    for path in zarr_stores(folder, 8, 30):
+        handle = delayed(open_handle)(path)
+        chunks += [delayed(read)(handle, step) for step in range(steps)]
+    return stack(chunks, CHUNK)
+
+
+def broadcast_mean(array: da.Array, weights: da.Array) -> da.Array:
+    """Return the mean over time, of weights that have as many dimensions.
+
+    Weights are summed at the size of the data, as where some of it may be missing.
+    """
+    full = da.broadcast_to(weights, array.shape, chunks=array.chunks)
+    return (array * weights).sum(axis=0) / full.sum(axis=0)
+
+
+def _of_time(array: da.Array) -> da.Array:
+    """Return a weight for each time, in chunks like those of an array."""
+    weights = np.linspace(1, 2, array.shape[0])
+    return da.from_array(weights, chunks=(array.chunks[0],))[:, None, None]
+
+
+@workload(
+    "handles-broadcast",
+    write=lambda folder: zarr_stores(folder, 8, 30),
+    modules=("zarr",),
+)
+def handles_broadcast(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, mean with weights that are one chunk of 4 KB."""
+    array = _from_handles(folder, 15)
+    rows = np.cos(np.linspace(-1, 1, array.shape[1]))
+    weights = da.from_array(rows, chunks=-1)[None, :, None]
+    return broadcast_mean(array, weights).compute()
+
+
+@workload(
+    "handles-chunked-weights",
+    write=lambda folder: zarr_stores(folder, 8, 30),
+    modules=("zarr",),
+)
+def handles_chunked_weights(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, mean with a chunk of weights for each time."""
+    array = _from_handles(folder, 15)
+    return broadcast_mean(array, _of_time(array)).compute()
+
+
+@workload(
+    "handles-anomaly",
+    write=lambda folder: zarr_stores(folder, 8, 30),
+    modules=("zarr",),
+)
+def handles_anomaly(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, largest anomaly from the mean over time."""
+    array = _from_handles(folder, 8)
+    return abs(array - array.mean(axis=0)).max().compute()
+
+
+# Pools of workers
+
+
+async def _have(
+    resources: Mapping[str, Mapping[str, float]], dask_worker: Worker
+) -> None:
+    await dask_worker.set_resources(**resources[dask_worker.address])
+
+
+def _give(client: Client, pool: list[dict[str, float]]) -> None:
+    """Give workers the resources of a pool, as far as they go."""
+    from continuous_integration.benchmarks.recordings import deal
+
+    workers = list(client.nthreads())
+    client.run(_have, dict(zip(workers, deal(pool, len(workers)))))
+
+
+def infer(part: np.ndarray) -> float:
+    """Stand for what a GPU does with a part of the data."""
+    time.sleep(WORK)
+    return float(part[0, 0, 0])
+
+
+def _one_gpu(client: Client, folder: Path) -> None:
+    _give(client, [*({"CPU": 1.0} for _ in range(3)), {"GPU": 1.0}])
+
+
+@workload("pool-loads", prepare=_one_gpu)
+def pool_loads(client: Client, folder: Path, prepared: None) -> Any:
+    """Three CPU workers load what one GPU worker uses (#9164)."""
+    loads = client.map(load_part, range(100), resources={"CPU": 1})
+    results = client.map(infer, loads, resources={"GPU": 1})
+    del loads
+    return client.gather(client.submit(sum, results))
+
+
+def load_block(block_info: Any = None) -> np.ndarray:
+    """Return a block of whatever shape, after some time."""
+    time.sleep(WAIT)
+    place = block_info[None]
+    return np.full(place["chunk-shape"], 1.0 + sum(place["chunk-location"]))
+
+
+def blocks(*chunks: tuple[int, ...], dtype: str = "float64") -> da.Array:
+    """Return an array of blocks that are loaded."""
+    return da.map_blocks(load_block, chunks=chunks, dtype=dtype)
+
+
+def _four_of_pool(client: Client, folder: Path) -> None:
+    _give(client, [{"POOL": 1.0} for _ in range(4)])
+
+
+@workload("pool-array", prepare=_four_of_pool)
+def pool_array(client: Client, folder: Path, prepared: None) -> Any:
+    """Load chunks on a pool of workers, overlap in time, mean (#6360)."""
+    with dask.annotate(resources={"POOL": 1}):
+        loaded = blocks((16,) * 100, (128,), (128,))
+    smoothed = loaded.map_overlap(smooth, depth={0: 1}, boundary="none")
+    # Tasks that are fused or rewritten may lose what holds for them
+    with dask.config.set({"optimization.fuse.active": False}):
+        return smoothed.mean(axis=0).compute(optimize_graph=False)
+
+
+# Zarr stores
+
+
+#: Shape of one chunk of 2 MiB that has many steps in time.
+STEPS = (32, 128, 64)
+
+
+def step_stores(folder: Path) -> list[str]:
+    """Write 12 Zarr stores of 10 chunks of 32 steps each; return their paths."""
+    import zarr
+
+    steps, *field = STEPS
+    paths = [folder / "zarr-steps" / f"{n}.zarr" for n in range(12)]
+    for n, path in enumerate(paths):
+        with once(path) as target:
+            if target is not None:
+                array = zarr.create_array(
+                    str(target),
+                    shape=(10 * steps, *field),
+                    chunks=STEPS,
+                    dtype="float64",
+                    compressors=None,
+                )
+                days = np.arange(10 * steps)[:, None, None]
+                array[:] = np.sin(n + days + np.linspace(0, 6, field[1]))
+    return [str(path) for path in paths]
+
+
+def _from_stores(folder: Path) -> da.Array:
+    import zarr
+
+    return da.concatenate(
+        [da.from_zarr(zarr.open_array(p, mode="r")) for p in step_stores(folder)]
+    )
+
+
+@workload("zarr-12-array", write=step_stores, modules=("zarr",))
+def zarr_12_array(client: Client, folder: Path, prepared: None) -> Any:
+    """12 Zarr stores, mean over time with a chunk of 256 B of weights for each."""
+    array = _from_stores(folder)
+    return broadcast_mean(array, _of_time(array)).compute()
+
+
+@workload("zarr-12-two-means", write=step_stores, modules=("zarr",))
+def zarr_12_two_means(client: Client, folder: Path, prepared: None) -> Any:
+    """12 Zarr stores, two means over time, each with weights of its own."""
+    array = _from_stores(folder)
+    weights = _of_time(array)
+    return dask.compute(
+        broadcast_mean(array, weights), broadcast_mean(array, 3 - weights)
+    )
+
+
+# Rechunks
+
+
+@workload("rechunk-adjacent")
+def rechunk_adjacent(client: Client, folder: Path, prepared: None) -> Any:
+    """Rechunk with tasks, each chunk to some of those about its place."""
+    array = blocks((16,) * 12, (2,) * 5, (4096,) * 2)
+    wider = array.rechunk((12, 5, 8192), method="tasks")
+    return wider.sum().compute()
+
+
+def _persist_bytes(client: Client, folder: Path) -> da.Array:
+    planes = client.persist(blocks((1,) * 120, (SIDE,), (SIDE,), dtype="uint8"))
+    wait(planes)
+    return planes
+
+
+def to_float(block: np.ndarray) -> np.ndarray:
+    """Make floats of bytes, after some time."""
+    time.sleep(WAIT)
+    return block.astype("float64")
+
+
+def center(block: np.ndarray) -> np.ndarray:
+    """Subtract the mean over time."""
+    return np.asarray(block - block.mean(axis=0))
+
+
+@workload("uint8-rechunk", prepare=_persist_bytes)
+def uint8_rechunk(client: Client, folder: Path, prepared: da.Array) -> Any:
+    """Persisted bytes become eight times as many floats, then rechunk by four."""
+    floats = da.map_blocks(to_float, prepared, dtype="float64")
+    by_four = floats.rechunk((4, SIDE, SIDE), method="tasks")
+    centered = da.map_blocks(center, by_four, dtype="float64")
+    return centered.std(axis=0).sum().compute()
+
+
+@workload("pyramid", modules=("zarr",))
+def pyramid(client: Client, folder: Path, prepared: None) -> Any:
+    """Write planes and three coarser levels of them to Zarr (ome-zarr-py#192)."""
+    import zarr
+
+    # Not a new folder each time: tasks are named after it
+    store = folder / "pyramid"
+    shutil.rmtree(store, ignore_errors=True)
+    paths = [str(store / str(number)) for number in range(4)]
+    level = blocks((1,) * 80, (SIDE,), (2 * SIDE,), dtype="float32")
+    written = []
+    try:
+        for number, path in enumerate(paths):
+            if number:
+                level = da.coarsen(np.mean, level, {1: 2, 2: 2})
+            shape = (5 if number else 4, SIDE // 2, SIDE // 2)
+            chunks = level.rechunk(shape, method="tasks")
+            written.append(chunks.to_zarr(path, compute=False))
+        dask.compute(*written)
+        return [zarr.open_array(path, mode="r")[::9, ::32, ::32] for path in paths]
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+# Neighbors in more than two directions
+
+
+def same(block: np.ndarray) -> np.ndarray:
+    """Return a block as it is."""
+    return block
+
+
+@workload("overlap-3d")
+def overlap_3d(client: Client, folder: Path, prepared: None) -> Any:
+    """Overlap in three directions: a chunk is cut 26 times (dask/dask#3671)."""
+    cube = blocks(*[(64,) * 4] * 3)
+    return cube.map_overlap(same, depth=2, boundary="none").sum().compute()
+
+
+def stencil(block: np.ndarray) -> np.ndarray:
+    """Average the neighbors of each cell, in each direction."""
+    result = block.copy()
+    for axis in range(block.ndim):
+        result += np.roll(block, 1, axis) + np.roll(block, -1, axis)
+    return result / (2 * block.ndim + 1)
+
+
+@workload("stencil-4d")
+def stencil_4d(client: Client, folder: Path, prepared: None) -> Any:
+    """Stencil in time and space, its largest value at each place."""
+    field = blocks((8,) * 5, (8,) * 2, (64,) * 2, (64,) * 2)
+    around = field.map_overlap(stencil, depth=1, boundary="none")
+    return around.max(axis=0).compute()
+
+
+# A small axis beside the data
+
+
+def open_index(number: int) -> dict[str, Any]:
+    """Open a file: its name and the index of what is in it, 20 kB."""
+    time.sleep(WAIT)
+    return {"number": number, "index": b"x" * 20_000}
+
+
+def read_variable(file: Mapping[str, Any], name: str, step: int = 0) -> np.ndarray:
+    """Read the times of a file, or one step of its data."""
+    time.sleep(WAIT)
+    if name == "time":
+        return np.arange(1.0, 31)
+    return np.full((256, 512), file["number"] + step / 5)
+
+
+def total(times: list[np.ndarray]) -> float:
+    """Add up the times of all files."""
+    return float(sum(part.sum() for part in times))
+
+
+def weigh(data: np.ndarray, times: np.ndarray, whole: float) -> float:
+    """Return the part that a step has in the mean."""
+    return float(data.sum() * times[0] / whole)
+
+
+@workload("coords")
+def coords(client: Client, folder: Path, prepared: None) -> Any:
+    """Read the times of 40 files, then their data with the same function."""
+    opening, reading, adding, weighing = (
+        delayed(one, pure=False) for one in (open_index, read_variable, sum, weigh)
+    )
+    files = [opening(number) for number in range(40)]
+    times = [reading(file, "time") for file in files]
+    whole = delayed(total, pure=False)(times)
+    parts = [
+        weighing(reading(file, "t", step), axis, whole)
+        for file, axis in zip(files, times)
+        for step in range(5)
+    ]
+    while len(parts) > 1:
+        parts = [adding(parts[n : n + 4]) for n in range(0, len(parts), 4)]
+    return parts[0].compute()
+
+
+# Data frames
+
+
+def load_rows(number: int, rows: int) -> Any:
+    """Return rows of a table with keys, 24 B each, after some time."""
+    import pandas as pd
+
+    random = np.random.default_rng(number)
+    time.sleep(WAIT)
+    values = {name: random.random(rows) for name in ("b", "c")}
+    return pd.DataFrame({"a": random.integers(0, 40_000, rows), **values})
+
+
+@workload("broadcast-join", modules=("dask.dataframe", "pandas"))
+def broadcast_join(client: Client, folder: Path, prepared: None) -> Any:
+    """Join each partition with all of a smaller table (dask/dask#7143)."""
+    import dask.dataframe as dd
+
+    meta = load_rows(0, 1)
+    # There are no strings to convert
+    with dask.config.set({"dataframe.convert-string": False}):
+        left = dd.from_map(load_rows, range(60), rows=60_000, meta=meta)
+        right = dd.from_map(load_rows, range(60, 64), rows=20_000, meta=meta)
+        joined = left.merge(right.drop_duplicates("a"), on="a", broadcast=True)
+        return joined.b_x.sum().compute()
