@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,11 @@ from dask import delayed
 from continuous_integration.benchmarks.workloads import (
     CHUNK,
     SIDE,
-    once,
-    open_handle,
-    read,
+    from_handles,
+    from_stores,
     smooth,
-    stack,
     workload,
+    write_stores,
     zarr_stores,
 )
 from distributed import wait
@@ -79,13 +78,11 @@ def fold_two(client: Client, folder: Path, prepared: None) -> Any:
 # Handles, and weights that are broadcast
 
 
-def _from_handles(folder: Path, steps: int) -> da.Array:
-    """Return so many chunks of each of 8 opened handles."""
-    chunks = []
-    for path in zarr_stores(folder, 8, 30):
-        handle = delayed(open_handle)(path)
-        chunks += [delayed(read)(handle, step) for step in range(steps)]
-    return stack(chunks, CHUNK)
+def _through_handles(name: str) -> Callable[..., Any]:
+    """Register a workload that reads through 8 opened handles."""
+    return workload(
+        name, write=lambda folder: zarr_stores(folder, 8, 30), modules=("zarr",)
+    )
 
 
 def broadcast_mean(array: da.Array, weights: da.Array) -> da.Array:
@@ -103,38 +100,26 @@ def _of_time(array: da.Array) -> da.Array:
     return da.from_array(weights, chunks=(array.chunks[0],))[:, None, None]
 
 
-@workload(
-    "handles-broadcast",
-    write=lambda folder: zarr_stores(folder, 8, 30),
-    modules=("zarr",),
-)
+@_through_handles("handles-broadcast")
 def handles_broadcast(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, mean with weights that are one chunk of 4 KB."""
-    array = _from_handles(folder, 15)
+    array = from_handles(folder, 15)
     rows = np.cos(np.linspace(-1, 1, array.shape[1]))
     weights = da.from_array(rows, chunks=-1)[None, :, None]
     return broadcast_mean(array, weights).compute()
 
 
-@workload(
-    "handles-chunked-weights",
-    write=lambda folder: zarr_stores(folder, 8, 30),
-    modules=("zarr",),
-)
+@_through_handles("handles-chunked-weights")
 def handles_chunked_weights(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, mean with a chunk of weights for each time."""
-    array = _from_handles(folder, 15)
+    array = from_handles(folder, 15)
     return broadcast_mean(array, _of_time(array)).compute()
 
 
-@workload(
-    "handles-anomaly",
-    write=lambda folder: zarr_stores(folder, 8, 30),
-    modules=("zarr",),
-)
+@_through_handles("handles-anomaly")
 def handles_anomaly(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, largest anomaly from the mean over time."""
-    array = _from_handles(folder, 8)
+    array = from_handles(folder, 8)
     return abs(array - array.mean(axis=0)).max().compute()
 
 
@@ -210,44 +195,28 @@ STEPS = (32, 128, 64)
 
 def step_stores(folder: Path) -> list[str]:
     """Write 12 Zarr stores of 10 chunks of 32 steps each; return their paths."""
-    import zarr
-
     steps, *field = STEPS
+    shape = 10 * steps, *field
+
+    def fill(array: Any, n: int) -> None:
+        days = np.arange(10 * steps)[:, None, None]
+        array[:] = np.sin(n + days + np.linspace(0, 6, field[1]))
+
     paths = [folder / "zarr-steps" / f"{n}.zarr" for n in range(12)]
-    for n, path in enumerate(paths):
-        with once(path) as target:
-            if target is not None:
-                array = zarr.create_array(
-                    str(target),
-                    shape=(10 * steps, *field),
-                    chunks=STEPS,
-                    dtype="float64",
-                    compressors=None,
-                )
-                days = np.arange(10 * steps)[:, None, None]
-                array[:] = np.sin(n + days + np.linspace(0, 6, field[1]))
-    return [str(path) for path in paths]
-
-
-def _from_stores(folder: Path) -> da.Array:
-    import zarr
-
-    return da.concatenate(
-        [da.from_zarr(zarr.open_array(p, mode="r")) for p in step_stores(folder)]
-    )
+    return write_stores(paths, shape, STEPS, fill)
 
 
 @workload("zarr-12-array", write=step_stores, modules=("zarr",))
 def zarr_12_array(client: Client, folder: Path, prepared: None) -> Any:
     """12 Zarr stores, mean over time with a chunk of 256 B of weights for each."""
-    array = _from_stores(folder)
+    array = from_stores(step_stores(folder))
     return broadcast_mean(array, _of_time(array)).compute()
 
 
 @workload("zarr-12-two-means", write=step_stores, modules=("zarr",))
 def zarr_12_two_means(client: Client, folder: Path, prepared: None) -> Any:
     """12 Zarr stores, two means over time, each with weights of its own."""
-    array = _from_stores(folder)
+    array = from_stores(step_stores(folder))
     weights = _of_time(array)
     return dask.compute(
         broadcast_mean(array, weights), broadcast_mean(array, 3 - weights)

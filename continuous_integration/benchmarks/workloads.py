@@ -163,25 +163,49 @@ def one_step(step: int) -> np.ndarray:
     return np.add.outer(x, np.sin(step + 6 * x))[None]
 
 
-def zarr_stores(folder: Path, stores: int, steps: int) -> list[str]:
-    """Write ``stores`` Zarr stores of ``steps`` chunks each; return their paths."""
+def write_stores(
+    paths: list[Path],
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    fill: Callable[[Any, int], None],
+) -> list[str]:
+    """Write Zarr stores of float64 that are not there yet; return their paths.
+
+    Parameters
+    ----------
+    paths
+        Where they are to be.
+    shape, chunks
+        Of each.
+    fill
+        Writes the data of one, given its array and its number.
+    """
     import zarr
 
-    paths = [folder / f"zarr-{stores}x{steps}" / f"{n}.zarr" for n in range(stores)]
     for n, path in enumerate(paths):
         with once(path) as target:
             if target is not None:
                 array = zarr.create_array(
                     str(target),
-                    shape=(steps, SIDE, SIDE),
-                    chunks=CHUNK,
+                    shape=shape,
+                    chunks=chunks,
                     dtype="float64",
                     # Not compressed: the size of the files is that of the data.
                     compressors=None,
                 )
-                for step in range(steps):
-                    array[step] = one_step(n * steps + step)[0]
+                fill(array, n)
     return [str(path) for path in paths]
+
+
+def zarr_stores(folder: Path, stores: int, steps: int) -> list[str]:
+    """Write ``stores`` Zarr stores of ``steps`` chunks each; return their paths."""
+
+    def fill(array: Any, n: int) -> None:
+        for step in range(steps):
+            array[step] = one_step(n * steps + step)[0]
+
+    paths = [folder / f"zarr-{stores}x{steps}" / f"{n}.zarr" for n in range(stores)]
+    return write_stores(paths, (steps, SIDE, SIDE), CHUNK, fill)
 
 
 def netcdf_files(folder: Path, files: int, steps: int) -> list[str]:
@@ -326,12 +350,21 @@ def weighted_mean(array: da.Array) -> Any:
 # The tables of section 1
 
 
-def _zarr(folder: Path, stores: int, steps: int) -> da.Array:
+def from_stores(paths: Iterable[str]) -> da.Array:
+    """Return an array along time of whole Zarr stores."""
     import zarr
 
-    paths = zarr_stores(folder, stores, steps)
     # Opened here, so that old releases of dask take arrays of zarr 3 too
     return da.concatenate([da.from_zarr(zarr.open_array(p, mode="r")) for p in paths])
+
+
+def from_handles(folder: Path, steps: int) -> da.Array:
+    """Return the first chunks, so many, of each of 8 opened handles."""
+    chunks = []
+    for path in zarr_stores(folder, 8, 30):
+        handle = delayed(open_handle)(path)
+        chunks += [delayed(read)(handle, step) for step in range(steps)]
+    return stack(chunks, CHUNK)
 
 
 def _one_zarr(folder: Path, number: int) -> da.Array:
@@ -347,7 +380,7 @@ def zarr_4(client: Client, folder: Path, prepared: None) -> Any:
 
     Release: peak 24 on 2 workers x 2 threads (2024.12.0: 18).
     """
-    return weighted_mean(_zarr(folder, 4, 60))
+    return weighted_mean(from_stores(zarr_stores(folder, 4, 60)))
 
 
 @workload("zarr-8", write=lambda folder: zarr_stores(folder, 8, 30), modules=("zarr",))
@@ -356,7 +389,7 @@ def zarr_8(client: Client, folder: Path, prepared: None) -> Any:
 
     Release: peak 24 on 2 workers x 2 threads (2024.12.0: 493).
     """
-    return weighted_mean(_zarr(folder, 8, 30))
+    return weighted_mean(from_stores(zarr_stores(folder, 8, 30)))
 
 
 def limit_cache(client: Client, folder: Path) -> None:
@@ -395,11 +428,7 @@ def netcdf_8(client: Client, folder: Path, prepared: None) -> Any:
 )
 def handles(client: Client, folder: Path, prepared: None) -> Any:
     """Read through 8 opened handles, weighted mean. Release: 332 / 412."""
-    chunks = []
-    for path in zarr_stores(folder, 8, 30):
-        handle = delayed(open_handle)(path)
-        chunks += [delayed(read)(handle, step) for step in range(30)]
-    return weighted_mean(stack(chunks))
+    return weighted_mean(from_handles(folder, 30))
 
 
 @workload(
@@ -487,7 +516,7 @@ def pencils(array: da.Array, side: int = 128) -> da.Array:
 )
 def rechunk_tasks(client: Client, folder: Path, prepared: None) -> Any:
     """6 stores, rechunk(method="tasks") to pencils. Release: 1368 / 1600."""
-    return pencils(_zarr(folder, 6, 32)).std(axis=0).mean().compute()
+    return pencils(from_stores(zarr_stores(folder, 6, 32))).std(axis=0).mean().compute()
 
 
 # The table of shapes in section 4
