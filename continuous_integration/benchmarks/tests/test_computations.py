@@ -11,8 +11,13 @@ import pytest
 
 from continuous_integration.benchmarks import computations, workloads
 from continuous_integration.benchmarks.measure import fingerprint
+from continuous_integration.benchmarks.tests.utils import (
+    client_of,
+    run,
+    small_fields,
+)
 from continuous_integration.benchmarks.workloads import WORKLOADS
-from distributed import Client, LocalCluster
+from distributed import Client
 
 ON_FILES = [
     name.removesuffix("-zarr")
@@ -26,38 +31,23 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            # HDF5 does not bear several threads
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    # HDF5 does not bear several threads
+    with client_of(1) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Fields of 16 x 16 cells."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (computations, workloads):
-            patch.setattr(module, "SIDE", 16)
-            patch.setattr(module, "CHUNK", (1, 16, 16))
+    with small_fields(computations, workloads):
         yield tmp_path_factory.mktemp("computations")
 
 
 @pytest.mark.parametrize("name", ON_FILES)
 def test_same_on_zarr_and_netcdf(name: str, client: Client, folder: Path) -> None:
-    results = []
-    for kind in ("zarr", "netcdf"):
-        one = WORKLOADS[f"{name}-{kind}"]
-        for module in one.modules:
-            pytest.importorskip(module)
-        one.write(folder)
-        results.append(fingerprint(one.compute(client, folder, None)))
+    results = [
+        fingerprint(run(f"{name}-{kind}", client, folder))
+        for kind in ("zarr", "netcdf")
+    ]
     assert results[0] != 0
     assert math.isclose(*results)
 

@@ -4,48 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from continuous_integration.benchmarks import kinds, workloads
-from continuous_integration.benchmarks.workloads import WORKLOADS
-from distributed import Client, LocalCluster
-
-SIDE = 16
+from continuous_integration.benchmarks.tests.utils import (
+    SIDE,
+    client_of,
+    run,
+    small_fields,
+)
+from distributed import Client
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with client_of(2) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Fields of 16 x 16 cells, and no time that only passes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (kinds, workloads):
-            patch.setattr(module, "SIDE", SIDE)
-            patch.setattr(module, "CHUNK", (1, SIDE, SIDE))
+    """No time that only passes."""
+    with small_fields(kinds, workloads) as patch:
         patch.setattr(kinds, "STEPS", (32, 8, 4))
         patch.setattr(kinds, "WAIT", 0)
         patch.setattr(kinds, "WORK", 0)
         yield tmp_path_factory.mktemp("kinds")
-
-
-def run(name: str, client: Client, folder: Path) -> Any:
-    one = WORKLOADS[name]
-    for module in one.modules:
-        pytest.importorskip(module)
-    one.write(folder)
-    return one.compute(client, folder, one.prepare(client, folder))
 
 
 def test_folds(client: Client, folder: Path) -> None:
