@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from distributed.rootish.monitor import RootishMonitor
 from distributed.rootish.policy import GroupFacts, RootishPolicy, make_policy
-from distributed.rootish.queue import CoAssigningQueue, make_queue
+from distributed.rootish.queue import Choice, RootishQueue, make_queue
 
 DEFAULT_EXTENSIONS["rootish"] = RootishMonitor
 
@@ -33,29 +33,85 @@ class SchedulerState:
         """Whether ``ts`` is held back for a free thread; see `distributed.rootish`."""
         return self.rootish_policy.is_rootish(ts)
 
-    def _transition_queued_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
-        """Give a queued task to a worker.
+    def _transitions(
+        self,
+        recommendations: Recs,
+        client_msgs: Msgs,
+        worker_msgs: Msgs,
+        stimulus_id: str,
+    ) -> None:
+        """Process transitions until none are left, and then ask the queue.
+
+        Whatever fills the queue or frees a thread ends here, so that no thread stays
+        free beside a task that it may run.
+        """
+        self._transitions_any(recommendations, client_msgs, worker_msgs, stimulus_id)
+        queue = self.queued
+        while queue and self.idle_task_count and isinstance(queue, RootishQueue):
+            choice = queue.choose()
+            if choice is None:
+                break
+            recs, cmsgs, wmsgs = self._transition(
+                choice.task.key, "processing", stimulus_id, choice=choice
+            )
+            for ours, theirs in ((client_msgs, cmsgs), (worker_msgs, wmsgs)):
+                for to, messages in theirs.items():
+                    ours.setdefault(to, []).extend(messages)
+            if recs:
+                self._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
+        if isinstance(queue, RootishQueue):
+            back = [*queue.stranded(), *self.rootish_policy.overdue()]
+            if back:
+                recs = {ts.key: "waiting" for ts in back}
+                self._transitions(recs, client_msgs, worker_msgs, stimulus_id)
+
+    def decide_worker_rootish_queuing_enabled(self) -> WorkerState | None:
+        """Let every root-ish task wait in the queue, where ours is in force."""
+        if isinstance(self.queued, RootishQueue):
+            return None
+        return self._decide_worker_rootish_queuing_enabled_any()
+
+    def _transition_waiting_queued(self, key: Key, stimulus_id: str) -> RecsMsgs:
+        """Queue a task, beside free threads as well: `_transitions` asks next."""
+        ts = self.tasks[key]
+        if self.validate:
+            self._validate_ready(ts)
+        ts.state = "queued"
+        self.queued.add(ts)
+        return {}, {}, {}
+
+    def _transition_queued_processing(
+        self, key: Key, stimulus_id: str, choice: Choice | None = None
+    ) -> RecsMsgs:
+        """Give a queued task to the worker for which it was chosen.
 
         A task may be queued before anything is known of what its group brings in. If
-        that turned out to be little, it goes where its inputs are. If it takes no slot
-        there, the one that was free is for the next task.
+        that turned out to be little, it goes where its inputs are.
         """
-        ts = self.tasks[key]
-        tg = ts.group
         queue = self.queued
-        # The worker for which it was chosen a moment ago
-        ws = queue.worker_for(ts) if isinstance(queue, CoAssigningQueue) else None
-        in_doubt = tg.nbytes_total >= tg.rootish_facts.confirmed_until
-        if moves := in_doubt and not self.is_rootish(ts):
-            ws = self.decide_worker_non_rootish(ts) or ws
-        if ws is None:
+        if not isinstance(queue, RootishQueue):
             return self._transition_queued_processing_any(key, stimulus_id)
-        full = moves and ws not in self.idle_task_count
-        queue.discard(ts)
-        recs_msgs = self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
-        if full and queue and self.idle_task_count:
-            recs_msgs[0][queue.peek().key] = "processing"
-        return recs_msgs
+        ts = self.tasks[key]
+        choice = choice or queue.choose()
+        if choice is None or choice.task is not ts:
+            return {}, {}, {}
+        ws = choice.worker
+        tg = ts.group
+        if tg.nbytes_total >= tg.rootish_facts.confirmed_until and not self.is_rootish(
+            ts
+        ):
+            ws = self.decide_worker_non_rootish(ts) or ws
+        queue.take(choice)
+        return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+
+    def validate_queued(self, key: Key) -> None:
+        """Check a task in the state ``queued``; it may be restricted."""
+        ts = self.tasks[key]
+        assert ts in self.queued
+        assert not ts.waiting_on
+        assert not ts.who_has
+        assert not ts.processing_on
+        assert all(dts.who_has and ts in (dts.waiters or ()) for dts in ts.dependencies)
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
         """Pick a worker for a task that is not root-ish, beside the inputs that matter.
@@ -74,13 +130,20 @@ class Scheduler:
     async def remove_worker(
         self, address: str, *, stimulus_id: str, **kwargs: Any
     ) -> str:
-        """Remove a worker, and give queued tasks to the threads that this frees.
+        """Remove a worker, and ask the queue: its tasks may need other threads now.
 
-        Others may have worked for data that is lost with it; then nothing else would
-        ever ask the queue for more.
+        Others may have worked for data that is lost with it, so that nothing else would
+        ever ask.
         """
         answer = await self._remove_worker_any(
             address, stimulus_id=stimulus_id, **kwargs
         )
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         return answer
+
+    def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
+        """Ask the queue, after something that may have freed a thread."""
+        if isinstance(self.queued, RootishQueue):
+            self.transitions({}, stimulus_id)
+        else:
+            self._stimulus_queue_slots_maybe_opened_any(stimulus_id=stimulus_id)

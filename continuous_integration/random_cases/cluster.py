@@ -41,7 +41,8 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.core import Status
 from distributed.protocol import Serialized, serialize
 from distributed.rootish import GroupFacts, Verdict
-from distributed.rootish.queue import CoAssigningQueue
+from distributed.rootish.families import priority_of
+from distributed.rootish.queue import RootishQueue
 from distributed.rootish.simulation import (
     Graph,
     Job,
@@ -600,8 +601,8 @@ class Cluster(Simulation):
                 and ts.processing_on.address not in self.workers
             ):
                 yield f"{ts} is stranded on a worker that is gone"
-        if queued != s.queued._data:
-            yield f"queued are {queued}, and in the queue {s.queued._data}"
+        if queued != set(s.queued):
+            yield f"queued are {queued}, and in the queue {set(s.queued)}"
         if not self.queues:
             return
         free = {ws for ws in s.running if self.free_slots(ws) > 0}
@@ -609,27 +610,40 @@ class Cluster(Simulation):
             yield f"free are {free}, and known as free {s.idle_task_count}"
         if free and queued:
             self.counts[f"queued beside a free worker after {self.event}"] += 1
-            if self.event in _FILL_SLOTS:
+            if isinstance(s.queued, RootishQueue):
+                if s.queued.choose():
+                    yield f"{len(queued)} tasks are queued, and free are {free}"
+                elif not any(ws.processing for ws in s.workers.values()):
+                    self.counts["stranded"] += len(queued)
+                    yield f"stranded in the queue, with nothing under way: {queued}"
+            elif self.event in _FILL_SLOTS:
                 yield f"{len(queued)} tasks are queued, and free are {free}"
             # Then the next task that ends, wherever, fills the slots
             elif not any(ws.processing for ws in s.workers.values()):
                 self.counts["stranded"] += len(queued)
                 yield f"stranded in the queue, with nothing under way: {queued}"
-        if isinstance(s.queued, CoAssigningQueue):
+        if isinstance(s.queued, RootishQueue):
             yield from self.problems_of_queue(s.queued)
 
-    def problems_of_queue(self, queue: CoAssigningQueue) -> Iterator[str]:
+    def problems_of_queue(self, queue: RootishQueue) -> Iterator[str]:
         """Yield what is wrong in the books of the queue."""
         places: Counter[Any] = Counter()
-        for run in [queue._run, *(run for *_, run in queue._runs)]:
-            places.update(run)
-            if sorted(run, key=queue.key) != list(run):
-                yield "a run is not in order"
-        for block in [*queue._next, *queue._begun.values()]:
-            places.update(block.tasks)
-        for ts in queue._data:
-            if not places[ts]:
-                yield f"{ts} is lost in the queue"
+        for lane in queue.lanes():
+            for run in lane.runs():
+                tasks = [cell[0] for cell in run if cell]
+                places.update(tasks)
+                if sorted(tasks, key=priority_of) != tasks:
+                    yield "a run is not in order"
+            for family in lane.families():
+                tasks = [cell[0] for cell in family.cells if cell]
+                places.update(tasks)
+                if sorted(tasks, key=priority_of)[::-1] != tasks:
+                    yield "a family is not in order"
+            if lane.count < 0 or not (lane.count or lane is queue.open):
+                yield f"a lane has {lane.count} tasks"
+        for ts in queue:
+            if places[ts] != 1:
+                yield f"{ts} is {places[ts]} times in the queue"
 
     def may_run(self, ts: TaskState, ws: WorkerState) -> bool:
         """Whether a task in ``no-worker`` may be run by a worker.
@@ -728,18 +742,16 @@ class Cluster(Simulation):
         kept: dict[str, Any] = {
             "tasks": s.tasks,
             "groups": s.task_groups,
-            "queue": s.queued._data,
-            "heap": s.queued._heap,
+            "queue": list(s.queued),
             "no-worker": s.unrunnable,
             "replicated": s.replicated_tasks,
             "processing": {ts for ws in s.workers.values() for ts in ws.processing},
             "data": [key for worker in self.workers.values() for key in worker.data],
         }
-        if isinstance(s.queued, CoAssigningQueue):
-            queue = s.queued
-            kept.update(run=queue._run, runs=queue._runs, latest=queue._latest)
-            kept.update(next=queue._next, begun=queue._begun)
-            kept.update(peeked=queue._peeked)
+        if isinstance(s.queued, RootishQueue):
+            for lane in s.queued.lanes():
+                kept["runs"] = list(lane.runs())
+                kept["families"] = [*lane.next, *lane.begun]
         for name, things in kept.items():
             if things:
                 raise Fault(f"{name} kept after all is released: {things}")

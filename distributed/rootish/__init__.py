@@ -6,8 +6,12 @@ tables
     Names and tables for people.
 policy
     Which tasks are root-ish.
+families
+    Which of the tasks that are held back belong on one worker.
+backpressure
+    Which of them wait until what was loaded has been consumed.
 queue
-    The order in which tasks that are held back are given to workers.
+    When they are given out, in which order, and to whom.
 simulation
     A scheduler that is real, with workers that pretend, in virtual time.
 monitor

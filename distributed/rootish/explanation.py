@@ -558,6 +558,9 @@ class _Paper(SchedulerState):
     def log_event(self, topic: Any, msg: Any) -> None:
         """Do nothing; there is nobody to tell."""
 
+    def valid_workers(self, ts: TaskState) -> None:
+        """Let every worker run every task: on paper, pools are as large as all."""
+
     @property
     def slots(self) -> int | None:
         """Root-ish tasks that workers are given at once, None if there is no queue."""

@@ -38,6 +38,7 @@ from distributed.rootish.policy import (
     Verdict,
     mean_output,
 )
+from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -57,10 +58,13 @@ SMALL = 0.01
 #: How often groups are looked at for a warning, in seconds
 CHECK_INTERVAL = 1
 
+#: How often is looked whether what is held back waits for nothing, in seconds
+SLACKEN_INTERVAL = 0.2
+
 #: What helps where a group that brings in data is not held back
 HINTS: Mapping[Verdict, str] = {
-    RESTRICTED: "Restricted tasks are never queued: load without `workers=` and "
-    "resources, or compute in parts.",
+    RESTRICTED: "Submit it together with what consumes it, so that the scheduler knows "
+    "from the start that its output is needed.",
     FEW: "Holding back so few tasks changes nothing: load smaller chunks.",
     DEAR: "Let it depend on paths or opened files rather than on data, or scatter what "
     "all of it needs with `broadcast=True`.",
@@ -283,6 +287,9 @@ class RootishMonitor:
         self.scheduler = scheduler
         self._warned_at = -math.inf
         scheduler.handlers["rootish"] = self._get_status
+        scheduler.periodic_callbacks["rootish-backpressure"] = PeriodicCallback(
+            self.slacken, SLACKEN_INTERVAL * 1000
+        )
         setting = "distributed.scheduler.rootish-warning-interval"
         interval = dask.config.get(setting)
         if interval is None:
@@ -330,6 +337,14 @@ class RootishMonitor:
             for tg in self.scheduler.task_groups.values()
             if (verdict := tg.rootish_facts.verdict)
         )
+
+    def slacken(self) -> None:
+        """Let tasks go that wait for consumers which do not finish."""
+        queue = self.scheduler.queued
+        if isinstance(queue, RootishQueue) and queue.slacken(monotonic()):
+            self.scheduler.stimulus_queue_slots_maybe_opened(
+                stimulus_id=f"rootish-backpressure-{monotonic()}"
+            )
 
     def check(self) -> None:
         """Log a warning if something loads more than the cluster can hold.

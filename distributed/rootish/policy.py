@@ -42,11 +42,12 @@ See the page "How the decision is made" of the documentation for the evidence.
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask
 from dask._task_spec import DataNode
@@ -96,6 +97,10 @@ INPUTS_PER_TASK = 0.5
 #: that may be worth copying for: the default of 500 ms is a guess on the safe side for
 #: occupancy, and on the other side here.
 UNKNOWN_DURATION_PART = 0.1
+
+#: Restricted tasks that a worker keeps when others are called back, as a multiple of
+#: the root-ish tasks that it holds.
+CALLED_BACK = 2
 
 #: Topic of the events that tell of verdicts
 TOPIC = "rootish"
@@ -237,8 +242,8 @@ class GroupFacts:
     review_at
         Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
     output_until_joined
-        What is made of the output of a task before it is combined, as a multiple of it;
-        see :func:`distributed.rootish.queue.output_until_joined`.
+        Output of a task, and what is made of it before it is combined, in bytes; see
+        :func:`distributed.rootish.families.output_until_joined`.
     output_review_at
         Value of ``TaskPrefix.nbytes_total`` from which on that is out of date.
     confirmed_until
@@ -274,7 +279,7 @@ class GroupFacts:
     most: float
     guessed: bool
     review_at: int
-    output_until_joined: float
+    output_until_joined: tuple[float, float]
     output_review_at: int
     confirmed_until: float
 
@@ -285,7 +290,7 @@ class GroupFacts:
         self.data = self.allowed = self.allowed_marked = self.work = self.most = 0
         self.guessed = True
         self.review_at = self.output_review_at = 0
-        self.output_until_joined = 1
+        self.output_until_joined = (1.0, 1.0)
         self.confirmed_until = math.inf
 
     @property
@@ -356,15 +361,24 @@ def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) 
     )
 
 
-def larger_than_cluster(state: SchedulerState, ts: TaskState) -> bool:
+def larger_than_cluster(ts: TaskState, nthreads: float) -> bool:
     """Whether there are more tasks like ``ts`` than the cluster runs at once.
 
+    Parameters
+    ----------
+    ts
+        A task.
+    nthreads
+        Number of threads of the workers that may run it.
+
+    Notes
+    -----
     Its group counts. Loaders often make one small group per file, all of one prefix:
     the prefix counts, too, but for tasks of other groups that are kept in memory
     (persisted) and so done with. And where each file has a function of its own, the
     groups count which feed the same group as the one of ``ts``.
     """
-    enough = TASKS_PER_THREAD * state.total_nthreads
+    enough = TASKS_PER_THREAD * nthreads
     if ts.group._size > enough:
         return True
     prefix = ts.group.prefix
@@ -476,6 +490,10 @@ class RootishPolicy(ABC):
         """
         return None
 
+    def overdue(self) -> list[TaskState]:
+        """Return tasks that were sent to a worker and are to be called back."""
+        return []
+
 
 class Producers(RootishPolicy):
     """Root-ish is what brings in data and may run anywhere. See the module's docstring.
@@ -486,24 +504,30 @@ class Producers(RootishPolicy):
     name = "producers"
     co_assigns = True
 
-    __slots__ = ("_raised",)
+    __slots__ = ("_raised", "unsure")
 
     #: Whether the user raised the settings that bound the count of dependencies
     _raised: bool
+    #: Groups of restricted tasks that were sent at once, as nothing was known of them
+    unsure: dict[TaskGroup, None]
 
     def __init__(self, state: SchedulerState):
         super().__init__(state)
+        self.unsure = {}
         self._raised = (
             max(state.rootish_tg_threshold, state.rootish_tg_dependencies_threshold)
             > DEFAULT_COUNT
         )
 
     def verdict(self, ts: TaskState) -> Verdict:
+        state = self.state
+        nthreads: float = state.total_nthreads
         if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
-            return RESTRICTED
+            nthreads = self._threads_to_wait_for(ts)
+            if not nthreads:
+                return RESTRICTED
         if ts.actor:
             return ACTOR
-        state = self.state
         if not ts._queueable:
             return BASE if state._is_rootish_marked(ts) else NOT_BASE
         tg = ts.group
@@ -517,7 +541,7 @@ class Producers(RootishPolicy):
         ):
             return verdict
         # A queued task stays where it is when the cluster grows, unless by its price
-        if not (marked or ts._state == "queued" or larger_than_cluster(state, ts)):
+        if not (marked or ts._state == "queued" or larger_than_cluster(ts, nthreads)):
             return FEW
         if not ts.dependencies:
             if len(ts.dependents) > 1 and stands_for_data(run_spec):
@@ -529,6 +553,62 @@ class Producers(RootishPolicy):
         if self._raised and not verdict.rootish and self._asked_for(tg):
             return COUNTED
         return verdict
+
+    def _threads_to_wait_for(self, ts: TaskState) -> float:
+        """Return for how many threads a restricted task waits, 0 if it goes at once.
+
+        As long as nothing is known of its output, it waits if its graph says who needs
+        it. Otherwise it goes to where it is bound, and is called back if tasks like it
+        turn out to bring in data (:meth:`overdue`). Small outputs are never waited for.
+        """
+        state = self.state
+        queue: Any = state.queued
+        if not self.co_assigns or not hasattr(queue, "pool"):
+            return 0
+        if math.isinf(state.WORKER_SATURATION) or ts.actor or not ts._queueable:
+            return 0
+        output = mean_output(ts.group)
+        if output is None:
+            output = mean_output(ts.prefix)
+        if output is None:
+            marked = ts.run_spec is not None and ts.run_spec.data_producer
+            if not (ts.dependents or marked):
+                self.unsure[ts.group] = None
+                return 0
+        elif output <= NEGLIGIBLE_BYTES:
+            return 0
+        pool = queue.pool(ts)
+        return pool.nthreads if pool.workers else 0
+
+    def overdue(self) -> list[TaskState]:
+        """Return tasks that were sent to a worker and are to be called back.
+
+        Restricted tasks of which nothing was known were sent to where they are bound,
+        all at once. When the first has brought in data, those are called back that are
+        not about to run: beyond twice what a worker holds of root-ish tasks, by their
+        priority.
+        """
+        if not self.unsure:
+            return []
+        groups = self.state.task_groups
+        known = [
+            tg for tg in self.unsure if tg.nbytes_total or groups.get(tg.name) is not tg
+        ]
+        late: list[TaskState] = []
+        for tg in known:
+            del self.unsure[tg]
+            if (mean_output(tg) or 0) <= NEGLIGIBLE_BYTES:
+                continue
+            for ws in self.state.running:
+                mine = [
+                    ts
+                    for ts in ws.processing
+                    if ts.group is tg and ts not in ws.long_running
+                ]
+                mine.sort(key=operator.attrgetter("priority"))
+                slots = math.ceil(self.state.WORKER_SATURATION * ws.nthreads)
+                late += mine[CALLED_BACK * max(slots, 1) :]
+        return late
 
     def place(self, ts: TaskState) -> WorkerState | None:
         """Return the worker beside those inputs which are dear to copy.

@@ -1,97 +1,65 @@
-"""The order in which queued tasks leave the queue: neighbours go to one worker.
+"""The queue: root-ish tasks wait here until a worker has a thread free for one.
 
-A root-ish task waits in the scheduler's queue until a worker has a thread free for it.
-Priority is the order in which the outputs are combined. To give the next task by
-priority to whichever worker is free deals neighbours out to different workers, like
-cards, and most of the data has to cross the network before it can be combined.
+Every root-ish task goes through it, the first of a graph as well, and only the queue
+gives them out: ``SchedulerState._transitions`` asks it when all other transitions are
+through, so after whatever can fill it or free a thread. Four things decide which task
+is given to whom:
 
-This queue deals out *blocks*: stretches of neighbours that are combined with each other
-soon. A worker that is free gets the next task
+order
+    The most urgent task goes first, by the priority that `dask.order` gave it.
+families
+    Tasks whose outputs meet go to one worker, so that they need not cross the network:
+    stretches of the queue, bounded in bytes (:mod:`distributed.rootish.families`). A
+    worker gets the next task of its *own* family; then the *first* family that nobody
+    has begun; and it *helps* with another's family if there is no other, or if that one
+    is left behind.
+backpressure
+    Where enough loaded chunks wait for consumers that run or are about to, the next one
+    is held back (:mod:`distributed.rootish.backpressure`).
+restrictions
+    Tasks that may run on some workers only wait in a *lane* of their own. A worker is
+    offered the most urgent task of all lanes that are open to it.
 
-own
-    of its own block, as long as that has any;
-first, near
-    of the first block that nobody has begun. If that has several tasks, and the worker
-    does not have their inputs, one of the next few whose inputs it has is preferred: a
-    file stays with the worker that has opened it;
-help
-    of another worker's block, if there is no other or that worker is left behind.
-
-Where a block ends can be read from the priorities. `dask.order` goes depth first: what
-comes between a task and a *join*, a task that combines its output with others, is what
-the join waits for. So a task belongs to the block if it comes before the last use of
-one that does, at the second join. That holds for trees, for fields that are
-combined elementwise, and for stencils, where each chunk is a neighbour of the next.
-
-Memory is bounded by running tasks in the order of their priority, so blocks may not
-lead a worker far away from it: what its tasks make until then must not exceed a few
-times what one of them brings in. A block that ends for this does not tear apart what
-is combined first, a chunk and its weights. Where much is made of each chunk, blocks
-have one task, and the order is that of the base. Between graphs, priority is kept to
-the task.
-
-See the page "Co-assignment" of the documentation for the evidence.
+Ahead of a more urgent task that the same worker may run goes nothing but the rest of
+families that were begun: two for each worker, of 4.4 times the largest output in each
+(three times that with tasks that become ready late). A task costs O(log runs), however
+many workers, groups and dependents there are; see :mod:`distributed.rootish.lanes`.
 """
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import itertools
 import math
-import operator
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, MutableSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
+from dask.utils import parse_timedelta
 
 from distributed.collections import HeapSet
-from distributed.rootish.policy import mean_output
+from distributed.rootish.backpressure import (
+    Outstanding,
+    find_consumer,
+    loads_much,
+    would_wait,
+)
+from distributed.rootish.families import Cell, priority_of
+from distributed.rootish.lanes import REASONS, Choice, Lane, Pool, restrictions_of
 
 if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.scheduler import SchedulerState, TaskState, WorkerState
+    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
 
-#: What the tasks of a block may make before it is combined, as a multiple of what one
-#: of them brings in.
-BLOCK_OUTPUT = 4
-
-#: Neighbours meet at this join at the latest.
-JOINS = 2
-
-#: Steps from a task to that join, at most.
-STEPS = 8
-
-#: A join merges chunks, rather than to reduce them, if it keeps so much of each.
-MERGED = 0.75
-
-#: How far ahead a block is preferred whose inputs a worker has, in what the tasks that
-#: are passed over make until it is combined; how much can be preferred to the first.
-LOOK_AHEAD = 8
-
-#: Other workers finish a block when so many blocks for each worker were begun after it.
-PATIENCE = 4
-
-#: Tasks that were removed are kept as long as they are so few.
-REMOVED = 1000
-
-#: Why a worker got a task: see the docstring of this module.
-REASONS = ("own", "first", "near", "help")
-
-#: Where a block ends as long as there is none
-_NOWHERE: tuple[tuple[float, ...], int] = (), JOINS
-
-_priority = operator.attrgetter("priority")
-
-#: Tasks in the order of their priority
-_Run = deque["TaskState"]
+#: Why a task waits: for a thread, its family's worker, a consumer, one that may run it.
+WAITS = ("order", "family", "backpressure", "restrictions")
 
 
-class Choice(NamedTuple):
-    """Which worker got a queued task, and why.
+class Record(NamedTuple):
+    """A choice that was carried out.
 
     Attributes
     ----------
@@ -108,595 +76,378 @@ class Choice(NamedTuple):
     reason: str
 
 
-class Block:
-    """Neighbours in the queue.
-
-    Parameters
-    ----------
-    tasks
-        In the order of their priority.
-    output
-        What they make until it is combined, as a multiple of what one brings in.
-
-    Attributes
-    ----------
-    tasks
-        The same, the next one last. Those that have left the queue are dropped when
-        they are met there.
-    priority
-        Of the task that was the first.
-    number
-        How many blocks had been begun when this one was.
-    passed
-        Output of the later blocks that were preferred to this one.
-    """
-
-    __slots__ = ("number", "output", "passed", "priority", "tasks")
-
-    tasks: list[TaskState]
-    output: float
-    priority: Any
-    number: int
-    passed: float
-
-    def __init__(self, tasks: list[TaskState], output: float):
-        self.output = output
-        self.priority = _priority(tasks[0])
-        tasks.reverse()
-        self.tasks = tasks
-        self.number = 0
-        self.passed = 0.0
-
-
-def graph_of(ts: TaskState) -> tuple[float, ...]:
-    """Return the part of a task's priority that it shares with its graph."""
-    assert ts.priority
-    return ts.priority[:2]
-
-
-def _joins(ts: TaskState, pick: Callable[..., TaskState]) -> Iterator[TaskState]:
-    """Yield the tasks within reach that combine the output of ``ts`` with others.
-
-    Parameters
-    ----------
-    ts
-        A task that is queued.
-    pick
-        Which of several dependents is followed: ``min`` is the first, ``max`` the last.
-    """
-    for _ in range(STEPS):
-        dependents = ts.dependents
-        if not dependents:
-            return
-        if len(dependents) == 1:
-            [ts] = dependents
-        else:
-            ts = pick(dependents, key=_priority)
-        if ts.waiting_on and len(ts.waiting_on) > 1:
-            yield ts
-
-
-def end_of_block(ts: TaskState, joins: int = JOINS) -> tuple[float, ...]:
-    """Return the priority up to which tasks are neighbours of ``ts``.
-
-    Parameters
-    ----------
-    ts
-        A task that is queued.
-    joins
-        At which of the tasks that combine its output with others they meet.
-
-    Returns
-    -------
-    tuple
-        The priority of that task, or of the last before it that is within reach. If the
-        output is never combined, or in another graph, the end of ``ts`` or of its
-        graph. Inputs that are in memory already, such as an array of weights, do not
-        count.
-    """
-    end: tuple[float, ...] = _priority(ts)
-    for join in itertools.islice(_joins(ts, max), joins):
-        end = _priority(join)
-    graph = graph_of(ts)
-    return end if end[:2] == graph else (*graph, math.inf)
-
-
-def first_use(ts: TaskState) -> tuple[float, ...]:
-    """Return the priority of the first task that combines the output of ``ts``.
-
-    Parameters
-    ----------
-    ts
-        A task that is queued.
-
-    Returns
-    -------
-    tuple
-        That of ``ts`` if there is none within reach.
-    """
-    use: tuple[float, ...] = _priority(next(_joins(ts, min), ts))
-    return use
-
-
-def output_until_joined(ts: TaskState) -> float:
-    """Return what is made of the output of ``ts`` before it is combined.
-
-    Parameters
-    ----------
-    ts
-        A task that is queued.
-
-    Returns
-    -------
-    float
-        As a multiple of that output, at least 1. A task whose output is not known yet
-        counts for 1. A join that merges chunks and keeps their size, as in a rechunk,
-        counts as well.
-    """
-    output = mean_output(ts.group) or mean_output(ts.prefix)
-    dependents = ts.dependents
-    for _ in range(STEPS):
-        # Past tasks that only rename or convert
-        if len(dependents) != 1:
-            break
-        [dts] = dependents
-        if len(dts.dependencies) > 1 or not dts.dependents:
-            break
-        dependents = dts.dependents
-    made = 0.0
-    for dts in dependents:
-        known = mean_output(dts.group)
-        made += 1 if known is None or not output else known / output
-    made = max(made, 1)
-    for join in itertools.islice(_joins(ts, max), JOINS):
-        known = mean_output(join.group)
-        if known and output and join not in dependents:
-            share = known / output / len(join.dependencies)
-            if share > MERGED:
-                # While chunks are merged, they are there twice
-                made += share
-    return made
-
-
-class CoAssigningQueue(HeapSet["TaskState"]):
-    """The tasks in the state ``queued``, in the order in which they are to be run.
-
-    Runs and blocks may still have tasks that are in another state by now, or that were
-    forgotten while one of the same key is queued. They are dropped when they are met.
+class RootishQueue(MutableSet["TaskState"]):
+    """The tasks in the state ``queued``.
 
     Parameters
     ----------
     state
-        Knows which worker is to get the next task. It is read and never changed.
+        Knows which workers have a thread free. It is read and never changed.
 
     Attributes
     ----------
     chosen
         How many tasks were chosen for each of :data:`REASONS`.
-
-    Notes
-    -----
-    Tasks come in order for the most part: all reads of a graph, or of a file. They are
-    kept in runs, and the runs, not the tasks, in a heap. A task costs O(log runs), and
-    O(its dependents) once. The heap of the base class stays empty.
+    open
+        The lane of tasks without restrictions.
+    waiting
+        Outputs of a prefix that may wait to be consumed, for each slot
+        (``distributed.scheduler.rootish-waiting``).
+    slackened
+        Whether more may at the moment, because no consumer has finished for long.
     """
 
     __slots__ = (
-        "_begun",
-        "_choices",
-        "_count",
-        "_end",
-        "_graph",
-        "_latest",
-        "_next",
-        "_peeked",
-        "_removed",
-        "_run",
-        "_runs",
+        "_cells",
+        "_lanes",
+        "_outstanding",
+        "_pinned",
+        "_pools",
+        "_records",
         "chosen",
+        "open",
+        "slackened",
         "state",
+        "waiting",
     )
 
     state: SchedulerState
     chosen: dict[str, int]
-    _choices: deque[tuple[Key, str, str]]
-    #: Tasks that came in the order of their priority. This run is the first of all, or
-    #: was so before the last tasks were added
-    _run: _Run
-    #: The others: a heap by the priority of their first task
-    _runs: list[tuple[Any, int, _Run]]
-    #: The run that was begun last
-    _latest: _Run
-    #: Blocks that nobody has begun, in the order of their priority
-    _next: list[Block]
-    #: Up to where tasks are neighbours of those in the block that was made last, and at
-    #: which join they meet
-    _end: tuple[tuple[float, ...], int]
-    #: Blocks of workers, in the order in which they were begun; all of one graph
-    _begun: dict[WorkerState, Block]
-    #: The graph of those
-    _graph: tuple[float, ...]
-    #: Number of blocks that were begun
-    _count: int
-    #: The task that was chosen last, the worker for which, and the reason
-    _peeked: tuple[TaskState, WorkerState, str] | None
-    #: How many tasks were removed since it was seen to that none of them is kept
-    _removed: int
+    open: Lane
+    waiting: float
+    slackened: bool
+    _cells: dict[TaskState, tuple[Cell, Lane]]
+    #: Address of a worker -> the lane of tasks that no other worker may run
+    _pinned: dict[str, Lane]
+    #: Other restrictions -> the lane of tasks that have them
+    _lanes: dict[Any, Lane]
+    _pools: dict[Any, Pool]
+    _outstanding: dict[str, Outstanding]
+    _records: deque[tuple[Key, str, str]]
 
     def __init__(self, state: SchedulerState):
-        super().__init__(key=_priority)
         self.state = state
+        self.waiting = _read_waiting()
         self.chosen = dict.fromkeys(REASONS, 0)
-        self._choices = deque(
+        self._records = deque(
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
-        self._run = self._latest = deque()
-        self._runs = []
-        self._next = []
-        self._end = _NOWHERE
-        self._begun = {}
-        self._graph = ()
-        self._count = 0
-        self._peeked = None
-        self._removed = 0
+        self._cells = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pools = {None: Pool(self.state)}
+        self.open = Lane(self, self._pools[None])
+        self._lanes = {}
+        self._pinned = {}
+        self._outstanding = {}
+        self.slackened = False
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[Any]) -> Any:
+        return set(it)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} tasks>"
+
+    def __contains__(self, ts: object) -> bool:
+        return ts in self._cells
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[TaskState]:
+        return iter(self._cells)
 
     @property
-    def choices(self) -> list[Choice]:
+    def choices(self) -> list[Record]:
         """The last choices, as many as ``distributed.admin.low-level-log-length`` says.
 
-        What a worker goes on with, its own block, is not listed.
+        What a worker goes on with, its own family, is not listed.
         """
-        return list(itertools.starmap(Choice, self._choices))
+        return list(itertools.starmap(Record, self._records))
+
+    def add(self, value: TaskState) -> None:
+        """Let a task wait. Nothing happens if it does already."""
+        if value in self._cells:
+            return
+        lane = self.open
+        if (restrictions := restrictions_of(value)) is not None:
+            lanes = self._lanes_like(restrictions)
+            found = lanes.get(restrictions)
+            if found is None:
+                found = Lane(self, self._pool(value, restrictions))
+                lanes[restrictions] = found
+            lane = found
+        cell = [value]
+        self._cells[value] = cell, lane
+        lane.add(value, cell)
+
+    def discard(self, value: TaskState) -> None:
+        """Forget a task at once, wherever it waits. Nothing happens if it does not."""
+        if found := self._cells.pop(value, None):
+            cell, lane = found
+            cell.clear()
+            lane.count -= 1
+            if not self._cells:
+                self._clear()
+            elif not lane.count and lane is not self.open:
+                restrictions = lane.pool.restrictions
+                del self._lanes_like(restrictions)[restrictions]
+
+    def _lanes_like(self, restrictions: Any) -> dict[Any, Lane]:
+        return self._pinned if isinstance(restrictions, str) else self._lanes
+
+    def sorted(self) -> Iterator[TaskState]:
+        """Yield the tasks in the order of their priority."""
+        return iter(sorted(self._cells, key=priority_of))
 
     def peek(self) -> TaskState:
-        """Return the task that is to run next, without removing it.
-
-        It is meant for the worker that the scheduler would take now.
+        """Return the most urgent task, without any change. Costs O(tasks).
 
         Raises
         ------
         KeyError
             If the queue is empty.
         """
-        if not self._data:
+        if not self._cells:
             raise KeyError("peek into empty set")
-        state = self.state
-        idle = state.idle_task_count
-        ws = (
-            # As a rule, in the long run
-            next(iter(idle))
-            if len(idle) == 1
-            else state.decide_worker_rootish_queuing_enabled()
-        )
-        if ws is None:
-            self._peeked = None
-            return min(self._data, key=_priority)
-        before = self._peeked
-        mine = self._begun.get(ws)
-        ts = self._head(mine) if mine else None
-        if ts:
-            reason = "own"
-            if before and before[0] is ts and before[1] is ws:
-                # It was that which made the block the worker's own
-                return ts
-        else:
-            reason, ts = self._begin(ws)
-        self._peeked = ts, ws, reason
+        return min(self._cells, key=priority_of)
+
+    def peekn(self, n: int) -> Iterator[TaskState]:
+        """Yield the ``n`` most urgent tasks, without any change."""
+        yield from heapq.nsmallest(n, self._cells, key=priority_of)
+
+    def pop(self) -> TaskState:
+        """Remove and return the most urgent task."""
+        ts = self.peek()
+        self.discard(ts)
         return ts
 
-    def worker_for(self, ts: TaskState) -> WorkerState | None:
-        """Return the worker for which :meth:`peek` chose a task, once.
+    def pool(self, ts: TaskState) -> Pool:
+        """Return the workers that may run a task.
 
         Parameters
         ----------
         ts
-            A task that leaves the queue.
+            A task, queued or not.
+        """
+        return self._pool(ts, restrictions_of(ts)).look()
+
+    def _pool(self, ts: TaskState, restrictions: Any) -> Pool:
+        pool = self._pools.get(restrictions)
+        if pool is None:
+            pool = self._pools[restrictions] = Pool(self.state, ts)
+        return pool
+
+    def choose(self) -> Choice | None:
+        """Return the task that is to leave the queue now, and the worker that gets it.
 
         Returns
         -------
-        WorkerState or None
-            None if it was not this task that was chosen last, or if the worker has no
-            thread free for it any more.
+        Choice or None
+            None if there is no task that a worker with a free thread may run now.
         """
-        if self._peeked is None:
+        state = self.state
+        idle = state.idle_task_count
+        if not (idle and self._cells):
             return None
-        chosen, ws, reason = self._peeked
-        self._peeked = None
-        if chosen is not ts or ws not in self.state.idle_task_count:
-            return None
-        self.chosen[reason] += 1
-        if reason != "own":
-            self._choices.append((ts.key, ws.address, reason))
-        return ws
+        choice = self._choose(idle)
+        if (
+            choice is None
+            and self._outstanding
+            and len(idle) == len(state.running)
+            and not any(ws.processing for ws in state.workers.values())
+        ):
+            # Nothing is running that could free an output
+            for outstanding in self._outstanding.values():
+                outstanding.count_again()
+            choice = self._choose(idle)
+        return choice
 
-    def add(self, value: TaskState) -> None:
-        data = self._data
-        size = len(data)
-        data.add(value)
-        if len(data) == size:
-            return
-        priority = _priority(value)
-        if self._begun and priority < self._graph:
-            # A graph that is more urgent has come
-            self._return_begun()
-        if priority < self._end[0]:
-            self._end = _NOWHERE
-        run = self._latest
-        if run and run[-1].priority < priority:
-            run.append(value)
+    def _choose(self, idle: set[WorkerState]) -> Choice | None:
+        if len(idle) == 1:
+            [ws] = idle
         else:
-            self._latest = self._new_run([value])
+            ws = min(idle, key=_load)
+        if not (self._lanes or self._pinned):
+            return self.open.choose(ws)
+        if choice := self._choose_for(ws):
+            return choice
+        for other in sorted(idle, key=_load) if len(idle) > 1 else ():
+            if other is not ws and (choice := self._choose_for(other)):
+                return choice
+        return None
 
-    def remove(self, value: TaskState) -> None:
-        """Remove a task that will not be run.
+    def _choose_for(self, ws: WorkerState) -> Choice | None:
+        """Return the most urgent of what the lanes have for a worker."""
+        choices = []
+        if self.open.count and (choice := self.open.choose(ws)):
+            choices.append(choice)
+        if (pinned := self._pinned.get(ws.address)) and (choice := pinned.choose(ws)):
+            choices.append(choice)
+        for lane in self._lanes.values():
+            if lane.pool.look().has_room(ws) and (choice := lane.choose(ws)):
+                choices.append(choice)
+        return min(choices, key=lambda choice: priority_of(choice.task), default=None)
 
-        Those that are run are at the front, and dropped when they are met there. Others
-        are not kept until their turn comes.
-
-        Raises
-        ------
-        KeyError
-            If it is not in the queue.
-        """
-        super().remove(value)
-        self._removed += 1
-        if self._removed > max(len(self._data), REMOVED):
-            self._begin_runs_again()
-
-    def __reduce__(self) -> Any:
-        entries = [(_priority(ts), n, ts) for n, ts in enumerate(self.sorted())]
-        return HeapSet._unpickle, (self.key, len(entries), entries)
-
-    def pop(self) -> TaskState:
-        if not self._data:
-            raise KeyError("pop from an empty set")
-        ts = min(self._data, key=_priority)
-        self.discard(ts)
-        return ts
-
-    def peekright(self) -> TaskState:
-        if not self._data:
-            raise KeyError("peek into empty set")
-        return max(self._data, key=_priority)
-
-    def popright(self) -> TaskState:
-        ts = self.peekright()
-        self.discard(ts)
-        return ts
-
-    def sorted(self) -> Iterator[TaskState]:
-        return iter(sorted(self._data, key=_priority))
-
-    def clear(self) -> None:
-        super().clear()
-        self._run = self._latest = deque()
-        self._runs.clear()
-        self._peeked = None
-        self._next.clear()
-        self._end = _NOWHERE
-        self._begun.clear()
-        self._removed = 0
-
-    # Choosing
-
-    def _begin(self, ws: WorkerState) -> tuple[str, TaskState]:
-        """Return the next task for a worker that has no block, and the reason.
-
-        There must be one.
-        """
-        self._begun.pop(ws, None)
-        first = self._head_of_next()
-        if help_ := self._someone_to_help(first):
-            return "help", help_
-        assert first
-        n = self._near(ws)
-        block = self._next[n]
-        if n:
-            self._next[0].passed += block.output
-        del self._next[n]
-        self._count += 1
-        block.number = self._count
-        ts = block.tasks[-1]
-        self._graph = graph_of(ts)
-        self._begun[ws] = block
-        return "near" if n else "first", ts
-
-    def _someone_to_help(self, first: TaskState | None) -> TaskState | None:
-        """Return a task of another worker's block, if that is what to do now.
+    def take(self, choice: Choice) -> None:
+        """Remove a task that was chosen.
 
         Parameters
         ----------
-        first
-            First task of the blocks that nobody has begun, if any.
+        choice
+            As :meth:`choose` returned it.
         """
-        begun = self._begun
-        if not begun:
-            return None
-        forced = first is None or graph_of(first) != self._graph
-        while begun:
-            # The one that was begun before all others
-            other, block = next(iter(begun.items()))
-            if (
-                not forced
-                and self._count - block.number <= PATIENCE * len(begun)
-                and other in self.state.running
-            ):
-                break
-            if ts := self._head(block):
-                return ts
-            del begun[other]
-        return None
+        ts, ws, reason, _, lane = choice
+        lane.take(choice)
+        self.chosen[reason] += 1
+        if reason != "own":
+            self._records.append((ts.key, ws.address, reason))
+        if self.waiting < math.inf and ts.dependents:
+            name = ts.prefix.name
+            outstanding = self._outstanding.get(name)
+            if outstanding is None:
+                outstanding = self._outstanding[name] = Outstanding()
+            outstanding.add(ts)
+        self.discard(ts)
 
-    def _near(self, ws: WorkerState) -> int:
-        """Return which of the next blocks ``ws`` is to begin; 0 is the first."""
-        blocks = self._next
-        if (
-            blocks[0].passed >= LOOK_AHEAD
-            # Where blocks have one task, memory is dear, and the order is kept
-            or len(blocks[0].tasks) == 1
-            or _has_inputs(ws, blocks[0])
-        ):
-            return 0
-        graph = graph_of(blocks[0].tasks[-1])
-        n = 0
-        ahead = 0.0
-        while (ahead := ahead + blocks[n].output) < LOOK_AHEAD:
-            n += 1
-            if n == len(blocks) and not self._draw():
-                break
-            if (
-                _has_inputs(ws, blocks[n])
-                and (ts := self._head(blocks[n]))
-                and graph_of(ts) == graph
-            ):
-                return n
-        return 0
+    def is_held(self, ts: TaskState) -> bool:
+        """Whether a task waits until what was loaded has been consumed.
 
-    # Blocks
-
-    def _head(self, block: Block) -> TaskState | None:
-        """Return the first task of a block that is still queued."""
-        tasks = block.tasks
-        while tasks:
-            ts = tasks[-1]
-            if ts._state == "queued":
-                return ts
-            tasks.pop()
-        return None
-
-    def _head_of_next(self) -> TaskState | None:
-        """Return the first task that is in nobody's block."""
-        blocks = self._next
-        # What was added since may come before blocks that were made
-        while blocks and (ts := self._top()) and _priority(ts) < blocks[-1].priority:
-            self._draw()
-        while blocks:
-            if ts := self._head(blocks[0]):
-                return ts
-            del blocks[0]
-        return blocks[0].tasks[-1] if self._draw() else None
-
-    def _draw(self) -> bool:
-        """Make a block of the tasks that come next; return whether there was any."""
-        ts = self._top()
-        if ts is None:
+        Parameters
+        ----------
+        ts
+            A task that is queued.
+        """
+        outstanding = self._outstanding.get(ts.prefix.name)
+        if not outstanding or ts.who_wants or not ts.dependents:
             return False
-        self._run.popleft()
-        tasks = [ts]
-        output = self._output_until_joined(ts)
-        after = None
-        # Every task makes 1 at least
-        room = output + 1 <= BLOCK_OUTPUT
-        end, joins = self._end
-        if room and _priority(ts) > end:
-            # That is enough for large families, and the next join is looked for if not
-            end, joins = end_of_block(ts, 1), 1
-        while room and (after := self._top()):
-            priority = _priority(after)
-            if priority > end:
-                end, joins = end_of_block(tasks[-1]), JOINS
-                if priority > end:
-                    break
-            made = self._output_until_joined(after)
-            if output + made > BLOCK_OUTPUT:
-                break
-            output += made
-            self._run.popleft()
-            tasks.append(after)
-        if (
-            after
-            and len(tasks) > 1
-            # All are of one family else
-            and (joins > 1 or len(ts.dependents) > 1)
-            and _priority(after) < first_use(tasks[-1])
-            and first_use(ts) < _priority(after)
-        ):
-            # What is combined first is not torn
-            while len(tasks) > 1 and _priority(after) < first_use(tasks[-1]):
-                after = tasks.pop()
-                output -= self._output_until_joined(after)
-                self._run.appendleft(after)
-        self._end = end, joins
-        bisect.insort(self._next, Block(tasks, output), key=_priority)
-        return True
-
-    def _output_until_joined(self, ts: TaskState) -> float:
-        """Ask the function of that name, anew when more is known of the outputs."""
-        facts = ts.group.rootish_facts
-        if ts.prefix.nbytes_total >= facts.output_review_at:
-            facts.output_until_joined = output_until_joined(ts)
-            facts.output_review_at = 2 * ts.prefix.nbytes_total or 1
-        return facts.output_until_joined
-
-    def _top(self) -> TaskState | None:
-        """Return the task that comes next, if any, as the first of ``_run``."""
-        runs = self._runs
-        while True:
-            run = self._run
-            if not run:
-                if not runs:
-                    return None
-                self._run = heapq.heappop(runs)[-1]
-                continue
-            ts = run[0]
-            if runs and runs[0][0] < _priority(ts):
-                # As a rule, all of a run comes before the others
-                self._inc += 1
-                entry = _priority(ts), self._inc, run
-                self._run = heapq.heapreplace(runs, entry)[-1]
-            elif ts._state == "queued":
-                return ts
-            else:
-                run.popleft()
-
-    def _new_run(self, tasks: Iterable[TaskState]) -> _Run:
-        run = deque(tasks)
-        self._inc += 1
-        heapq.heappush(self._runs, (_priority(run[0]), self._inc, run))
-        return run
-
-    def _begin_runs_again(self) -> None:
-        """Forget the tasks that were removed before they came to the front."""
-        blocks = [*self._next, *self._begun.values()]
-        in_blocks = {
-            ts for block in blocks for ts in block.tasks if ts._state == "queued"
-        }
-        self._runs.clear()
-        self._run = self._latest = deque(
-            ts for ts in self.sorted() if ts not in in_blocks
+        tasks = outstanding.tasks
+        if len(tasks) < self.waiting:
+            return False
+        limit = self.waiting * self.pool(ts).slots
+        if len(tasks) < limit or priority_of(ts) < outstanding.latest:
+            return False
+        if not (output := loads_much(ts)):
+            return False
+        _, consumer = find_consumer(ts, output)
+        return (
+            consumer is not None
+            and would_wait(consumer, self.pool(consumer).slots)
+            and outstanding.is_full(limit, output)
         )
-        self._removed = 0
 
-    def _return_begun(self) -> None:
-        """Make runs of the blocks that workers have begun."""
-        for block in self._begun.values():
-            if tasks := [ts for ts in reversed(block.tasks) if ts._state == "queued"]:
-                self._new_run(tasks)
-        self._begun.clear()
+    def slacken(self, now: float) -> bool:
+        """Let tasks go that were held back while nothing has finished for long.
+
+        Parameters
+        ----------
+        now
+            Time in seconds.
+
+        Returns
+        -------
+        bool
+            Whether there are any.
+        """
+        unknown = parse_timedelta(
+            dask.config.get("distributed.scheduler.unknown-task-duration")
+        )
+        slots = self.open.pool.look().slots
+        more = [
+            outstanding.slacken(now, slots, unknown)
+            for outstanding in self._outstanding.values()
+        ]
+        self.slackened = any(found.slack for found in self._outstanding.values())
+        return any(more)
+
+    def stranded(self) -> list[TaskState]:
+        """Return the tasks that no worker may run any more."""
+        closed = {lane for lane in self._restricted() if not lane.pool.look().workers}
+        if not closed:
+            return []
+        return [ts for ts, (_, lane) in self._cells.items() if lane in closed]
+
+    def _restricted(self) -> Iterator[Lane]:
+        return itertools.chain(self._pinned.values(), self._lanes.values())
+
+    def lanes(self) -> Iterator[Lane]:
+        """Yield the lane of tasks without restrictions, and those of the others."""
+        yield self.open
+        yield from self._restricted()
+
+    def why_waiting(self) -> dict[TaskGroup, Counter[str]]:
+        """Return why the tasks wait. Costs O(tasks).
+
+        Returns
+        -------
+        dict
+            Group -> how many of its tasks wait for each of :data:`WAITS`.
+        """
+        reasons: dict[TaskGroup, Counter[str]] = {}
+        idle = self.state.idle_task_count
+
+        def count(cells: Iterable[Cell], reason: str) -> None:
+            for cell in cells:
+                if cell:
+                    reasons.setdefault(cell[0].group, Counter())[reason] += 1
+
+        for lane in self.lanes():
+            order = "order"
+            if lane is not self.open and not any(map(lane.pool.has_room, idle)):
+                order = "restrictions"
+            for name, reason in (("_runs", order), ("held", "backpressure")):
+                heaps = [lane._runs] if name == "_runs" else lane.held.values()
+                for _, _, run in itertools.chain.from_iterable(heaps):
+                    count(run, reason)
+            for family in lane.families():
+                ts = family.head()
+                if ts is not None and self.is_held(ts):
+                    reason = "backpressure"
+                else:
+                    reason = order if family.worker is None else "family"
+                count(family.cells, reason)
+        return reasons
 
 
-def _has_inputs(ws: WorkerState, block: Block) -> bool:
-    """Whether a worker has all inputs of the tasks of a block."""
-    for ts in block.tasks:
-        for dts in ts.dependencies:
-            if not dts.who_has or ws not in dts.who_has:
-                return False
-    return True
+def _load(ws: WorkerState) -> float:
+    return len(ws.processing) / ws.nthreads
+
+
+def _read_waiting() -> float:
+    """Return the setting ``distributed.scheduler.rootish-waiting``."""
+    value = dask.config.get("distributed.scheduler.rootish-waiting")
+    try:
+        waiting = float(value)
+        if isinstance(value, bool) or not waiting > 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            "`distributed.scheduler.rootish-waiting` must be a number above 0, or "
+            f".inf to hold nothing back for its consumers; got {value!r}"
+        ) from None
+    return waiting
 
 
 def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
-    """Make the queue that ``distributed.scheduler.rootish-co-assignment`` asks for.
+    """Make the queue that the settings ask for.
 
     Parameters
     ----------
     state
-        The scheduler's state, with its policy, and the queue of the base, which is
-        empty. Policies that are those of the base keep it.
+        The scheduler's state, after its policy was made.
+
+    Returns
+    -------
+    HeapSet or RootishQueue
+        The base's own queue if ``distributed.scheduler.rootish-co-assignment`` is
+        false, or the policy stands for a release.
 
     Raises
     ------
     ValueError
-        If the setting is neither true nor false.
+        If a setting has a value that it cannot have.
     """
     wanted = dask.config.get("distributed.scheduler.rootish-co-assignment")
     if not isinstance(wanted, bool):
@@ -704,6 +455,8 @@ def make_queue(state: SchedulerState) -> HeapSet[TaskState]:
             "`distributed.scheduler.rootish-co-assignment` must be true or false; "
             f"got {wanted!r}"
         )
+    queue = RootishQueue(state)
     if wanted and state.rootish_policy.co_assigns:
-        return CoAssigningQueue(state)
+        # It has what the base uses of its own
+        return queue  # type: ignore[return-value]
     return state.queued

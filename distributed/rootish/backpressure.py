@@ -1,0 +1,356 @@
+"""Backpressure: what was loaded is consumed before more of it is loaded.
+
+The order of the queue bounds memory where consumers keep pace. Where they are few, or
+come one after the other, or belong to a small pool of workers, what is loaded waits for
+them. A prefix may have so many outputs that wait, for each slot; beyond that, its next
+task is held back as long as
+
+- so many of its outputs have a consumer that is running, or *about to run*: whatever it
+  still waits for is running itself, or waits for nothing else than what is;
+- the consumer of the next task would have to wait, too; and
+- the next task is not more urgent than one that is out already: gaps are filled.
+
+No computation can stop for that. As long as a task is held back, a consumer is running
+or about to, so that something is running that another task waits for; when that ends,
+its consumer runs, and so on until an output is freed. (Or a gap is filled first, by a
+task that is not held back.) Outputs that have to be held anyway, since their consumer
+waits for what is not even loaded, do not count: anomalies, persisted data and rechunks
+are not slowed down. Only a task that runs and does not end before a task does that is
+held back, because it waits for an event which that would set, could stop it; therefore
+holding back slackens when nothing has finished for longer than consumers usually take.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from distributed.rootish.families import MEMBERS, STEPS, priority_of
+from distributed.rootish.policy import NEGLIGIBLE_BYTES, mean_output
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.scheduler import TaskGroup, TaskState
+
+#: A task that keeps so much of its inputs has not consumed them.
+KEPT = 0.5
+
+#: Outputs are counted again when the number of those given out, or of consumers that
+#: have finished, has changed by this part of the bound.
+COUNT_AGAIN = 1 / 8
+
+#: Outputs that are looked at, as a multiple of the bound: data that must be held anyway
+#: is not counted over and over.
+LOOKED_AT = 4
+
+#: Tasks that a consumer waits for are looked at up to this number.
+UPSTREAM = 32
+
+#: Holding back slackens when no consumer has finished for this multiple of the time
+#: that they usually take.
+PATIENCE = 2
+
+
+class Outstanding:
+    """Tasks of one prefix that left the queue, and whose outputs may be in memory.
+
+    Attributes
+    ----------
+    tasks
+        Weak references to them, in the order in which they were given out.
+    consumers
+        The group of the consumers, None as long as nothing is held back.
+    latest
+        Priority of the least urgent of the tasks.
+    slack
+        How many tasks more may be out, because nothing has finished for long.
+    """
+
+    __slots__ = (
+        "_again",
+        "_since",
+        "_wait",
+        "consumers",
+        "latest",
+        "slack",
+        "tasks",
+    )
+
+    tasks: deque[weakref.ref[TaskState]]
+    consumers: TaskGroup | None
+    latest: tuple[float, ...]
+    slack: int
+    #: Number of tasks, or of finished consumers, from which on all are counted
+    _again: int
+    #: How many consumers had finished, and when that was noticed, in seconds
+    _since: tuple[int, float] | None
+    #: How long after that holding back slackens, in seconds
+    _wait: float
+
+    def __init__(self) -> None:
+        self.tasks = deque()
+        self.consumers = None
+        self.latest = ()
+        self.slack = 0
+        self._again = 0
+        self._since = None
+        self._wait = 0.0
+
+    def add(self, ts: TaskState) -> None:
+        """Note that a task leaves the queue.
+
+        Parameters
+        ----------
+        ts
+            The task.
+        """
+        self.tasks.append(weakref.ref(ts))
+        self.latest = max(self.latest, priority_of(ts))
+
+    def is_full(self, limit: float, output: float) -> bool:
+        """Whether more outputs wait for a consumer, which is about to run, than may.
+
+        Parameters
+        ----------
+        limit
+            How many may.
+        output
+            Mean output of the tasks, in bytes.
+
+        Notes
+        -----
+        All are counted when it may have changed by :data:`COUNT_AGAIN` of the bound.
+        """
+        limit += self.slack
+        if self.consumers is not None:
+            if finished(self.consumers) < self._again:
+                return True
+        elif len(self.tasks) < max(limit, self._again):
+            return False
+        about_to_run: set[TaskState] = set()
+        still: deque[weakref.ref[TaskState]] = deque(
+            maxlen=math.ceil(LOOKED_AT * limit)
+        )
+        waiting = 0
+        consumer = before = None
+        latest: tuple[float, ...] = ()
+        users: list[tuple[TaskState, TaskState]] = []
+        for ref in self.tasks:
+            ts = ref()
+            if ts is None:
+                continue
+            holder, user = find_consumer(ts, output)
+            if holder is None:
+                continue
+            still.append(ref)
+            latest = max(latest, priority_of(ts))
+            if user is not None:
+                users.append((holder, user))
+        for holder, user in users:
+            if is_about_to_run(user, about_to_run, latest):
+                waiting += 1
+                if consumer is None:
+                    consumer, before = user, holder
+        self.tasks = still
+        self.latest = latest
+        step = limit * COUNT_AGAIN
+        if waiting < limit or consumer is None or before is None:
+            self.consumers = None
+            self._again = len(still) + math.ceil(max(limit - waiting, step))
+            return False
+        some = itertools.islice(consumer.dependencies, MEMBERS)
+        fan_in = max(sum(dts.group is before.group for dts in some), 1)
+        excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
+        if self.consumers is not consumer.group:
+            self.consumers = consumer.group
+            self._since = None
+        self._again = finished(consumer.group) + math.ceil(excess / fan_in)
+        return True
+
+    def count_again(self) -> None:
+        """Forget what is known, and count all when asked the next time."""
+        self.consumers = None
+        self._again = 0
+
+    def slacken(self, now: float, slots: int, unknown: float) -> bool:
+        """Let more tasks go if no consumer has finished for long.
+
+        Parameters
+        ----------
+        now
+            Time in seconds.
+        slots
+            How many tasks are let go at first; twice as many after each time.
+        unknown
+            How long a consumer takes if nothing is known of it, in seconds.
+
+        Returns
+        -------
+        bool
+            Whether there are any.
+        """
+        if self.consumers is None:
+            return False
+        done = finished(self.consumers)
+        if self._since is None or self._since[0] != done:
+            usual = self.consumers.prefix.duration_average
+            self._since = done, now
+            self._wait = PATIENCE * usual if usual > 0 else unknown
+            self.slack = 0
+            return False
+        if now - self._since[1] < self._wait:
+            return False
+        self._since = done, now
+        self._wait *= 2
+        self.slack += max(slots, self.slack)
+        self.count_again()
+        return True
+
+
+def finished(tg: TaskGroup) -> int:
+    """Return how many tasks of a group are done with.
+
+    Parameters
+    ----------
+    tg
+        The group.
+    """
+    states = tg.states
+    return states["memory"] + states["released"] + states["forgotten"] + states["erred"]
+
+
+def find_consumer(
+    ts: TaskState, output: float
+) -> tuple[TaskState | None, TaskState | None]:
+    """Find out who holds what a task has loaded, and who will consume it.
+
+    Parameters
+    ----------
+    ts
+        A task.
+    output
+        What it loads, in bytes.
+
+    Returns
+    -------
+    holder: TaskState or None
+        The task itself, or one that has renamed or converted what it loaded. None if
+        nobody holds it, or is about to.
+    consumer: TaskState or None
+        The last that will need it. None if there is none, if that merges rather than
+        consumes, or if the output was cut up and lives on in pieces.
+    """
+    holder = None
+    for _ in range(STEPS):
+        if ts.state in ("memory", "processing"):
+            holder = ts
+        dependents = ts.dependents
+        if not dependents or len(dependents) > MEMBERS or ts.who_wants:
+            break
+        made = 0.0
+        for dts in dependents:
+            if len(dts.dependencies) == 1:
+                made += mean_output(dts.group) or 0
+        if made < KEPT * output:
+            users = [
+                dts for dts in dependents if dts.state in ("waiting", "processing")
+            ]
+            if not users:
+                break
+            user = max(users, key=priority_of)
+            return holder, user if _frees(user, ts, output) else None
+        if len(dependents) > 1:
+            break
+        [ts] = dependents
+    return holder, None
+
+
+def _frees(user: TaskState, ts: TaskState, output: float) -> bool:
+    """Whether a consumer makes less than it needs.
+
+    As long as that is not known, what takes many outputs of one group is believed to
+    merge them.
+    """
+    inputs = user.dependencies
+    some = list(itertools.islice(inputs, MEMBERS))
+    made = mean_output(user.group) or mean_output(user.prefix)
+    if made is None:
+        return sum(dts.group is ts.group for dts in some) < 2
+    nbytes = sum(mean_output(dts.group) or output for dts in some)
+    return made < KEPT * nbytes * len(inputs) / len(some)
+
+
+def is_about_to_run(
+    ts: TaskState, known: set[TaskState], latest: tuple[float, ...]
+) -> bool:
+    """Whether a task runs, or will when what is running now has ended.
+
+    Parameters
+    ----------
+    ts
+        The task.
+    known
+        Tasks of which that is known. More are added.
+    latest
+        Queued tasks of a priority before this one are not held back.
+    """
+    if ts.state == "processing":
+        # One that has seceded waits for others
+        return ts.processing_on is None or ts not in ts.processing_on.long_running
+    seen = {ts}
+    todo = [ts]
+    while todo:
+        for dts in todo.pop().waiting_on or ():
+            if dts in known or dts in seen:
+                continue
+            if len(seen) > UPSTREAM:
+                return False
+            if dts.state == "waiting":
+                todo.append(dts)
+            elif dts.state == "queued":
+                if priority_of(dts) >= latest:
+                    return False
+            elif dts.state != "processing" or (
+                dts.processing_on is not None and dts in dts.processing_on.long_running
+            ):
+                return False
+            seen.add(dts)
+    known.update(seen)
+    return True
+
+
+def would_wait(consumer: TaskState, slots: int) -> bool:
+    """Whether a consumer could not run at once if one of its inputs were loaded.
+
+    Parameters
+    ----------
+    consumer
+        The task.
+    slots
+        How many of its kind the workers that may run it can take.
+    """
+    return (
+        len(consumer.waiting_on or ()) > 1
+        or consumer.group.states["processing"] >= slots
+    )
+
+
+def loads_much(ts: TaskState) -> float:
+    """Return the output of a task if it matters for memory, else 0.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    float
+        Mean output in bytes. Handles, paths and tables of assets do not matter, and
+        nothing does as long as nothing is known.
+    """
+    output = mean_output(ts.group) or mean_output(ts.prefix) or 0.0
+    return output if output > NEGLIGIBLE_BYTES else 0.0

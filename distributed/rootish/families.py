@@ -1,0 +1,322 @@
+"""Families: queued tasks that belong on one worker, for their outputs meet.
+
+`dask.order` goes depth first: what comes between a task and a *join*, the task that
+combines its output with others, is what the join waits for. So a family is a stretch of
+the queue. Nothing has to be known of the shape of the graph: the chunks of a tree, two
+fields that are combined elementwise, the chunks of a stencil, each of which is the
+neighbor of the next, a chunk with its weights and its mask all come out as stretches.
+
+What bounds a family is memory. As long as it is not combined, its worker holds what was
+made of its tasks, and so does every other worker. Everything here is counted in bytes.
+
+Everything that looks at the dependents of a task looks at :data:`MEMBERS` of them and
+takes :data:`STEPS` steps at most, so that its cost does not grow with the graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from distributed.rootish.policy import mean_output
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.scheduler import TaskState, WorkerState
+
+#: What the tasks of a family may make before it is combined, as a multiple of the
+#: largest output among them.
+FAMILY_OUTPUT = 4.4
+
+#: How often that a family may make with the tasks that become ready late.
+LATE_OUTPUT = 3
+
+#: A family ends at this join at the latest.
+JOINS = 2
+
+#: Steps from a task to that join, at most.
+STEPS = 8
+
+#: How many dependents of a task, or inputs of a join, are looked at.
+MEMBERS = 32
+
+#: A task merges chunks, rather than to reduce them, if it keeps so much of each.
+MERGED = 0.75
+
+#: Where a family ends as long as there is none
+NOWHERE: tuple[tuple[float, ...], int] = (), JOINS
+
+priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
+
+#: Holds a task as long as it is queued, and is empty then. (A list of one costs less
+#: than a weak reference.)
+Cell = list["TaskState"]
+
+
+class Family:
+    """Neighbors in the queue.
+
+    Parameters
+    ----------
+    cells
+        The tasks, in the order of their priority.
+    end
+        Tasks of this priority or before, which become ready late, are of this family.
+    made
+        Bytes that the tasks make until they are combined.
+    largest
+        Bytes of the largest output among them.
+
+    Attributes
+    ----------
+    cells
+        The tasks, the next one last.
+    priority
+        Of the task that was the first.
+    number
+        How many families had been begun when this one was.
+    worker
+        The worker that has begun it, None if nobody has.
+    """
+
+    __slots__ = ("cells", "end", "largest", "made", "number", "priority", "worker")
+
+    cells: list[Cell]
+    end: tuple[float, ...]
+    made: float
+    largest: float
+    number: int
+    priority: tuple[float, ...]
+    worker: WorkerState | None
+
+    def __init__(
+        self, cells: list[Cell], end: tuple[float, ...], made: float, largest: float
+    ):
+        self.priority = priority_of(cells[0][0])
+        cells.reverse()
+        self.cells = cells
+        self.end = end
+        self.made = made
+        self.largest = largest
+        self.number = 0
+        self.worker = None
+
+    def head(self) -> TaskState | None:
+        """Return the first task that is still queued."""
+        cells = self.cells
+        while cells:
+            if cells[-1]:
+                return cells[-1][0]
+            cells.pop()
+        return None
+
+    def adopt(self, ts: TaskState, cell: Cell) -> bool:
+        """Take in a task that has become ready late, if there is room for it.
+
+        Parameters
+        ----------
+        ts
+            A task with a priority between that of the family and its end.
+        cell
+            Holds it as long as it is queued.
+
+        Returns
+        -------
+        bool
+            Whether there was room.
+        """
+        output, made = output_until_joined(ts)
+        largest = max(self.largest, output)
+        if self.made + made > LATE_OUTPUT * FAMILY_OUTPUT * largest:
+            return False
+        self.made += made
+        self.largest = largest
+        cells = self.cells
+        n = len(cells)
+        while n and not (
+            cells[n - 1] and priority_of(cells[n - 1][0]) > priority_of(ts)
+        ):
+            n -= 1
+        cells.insert(n, cell)
+        return True
+
+
+def graph_of(ts: TaskState) -> tuple[float, ...]:
+    """Return the part of a task's priority that it shares with its graph.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+    """
+    return priority_of(ts)[:2]
+
+
+def _joins(
+    ts: TaskState, pick: Callable[..., TaskState]
+) -> Iterator[tuple[TaskState, TaskState]]:
+    """Yield the tasks within reach that combine the output of ``ts`` with others.
+
+    What combines nothing but pieces of one and the same output is no join.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+    pick
+        Which of several dependents is followed: ``min`` is the first, ``max`` the last.
+
+    Yields
+    ------
+    join: TaskState
+        The task.
+    before: TaskState
+        Its input through which ``ts`` gets there.
+    """
+    pieces: set[TaskState] | None = None
+    newest: list[TaskState] = []
+    for _ in range(STEPS):
+        before = ts
+        dependents = ts.dependents
+        if not dependents or len(dependents) > MEMBERS:
+            return
+        if pieces is not None:
+            newest = [
+                dts
+                for piece in newest[:MEMBERS]
+                for dts in itertools.islice(piece.dependents, MEMBERS)
+            ]
+            pieces.update(newest)
+        if len(dependents) == 1:
+            [ts] = dependents
+        else:
+            if pieces is None:
+                newest = list(dependents)
+                pieces = {ts, *newest}
+            ts = pick(dependents, key=priority_of)
+        if (
+            ts.waiting_on
+            and len(ts.waiting_on) > 1
+            and not (
+                pieces and pieces.issuperset(itertools.islice(ts.waiting_on, MEMBERS))
+            )
+        ):
+            yield ts, before
+
+
+def end_of_family(ts: TaskState, joins: int = JOINS) -> tuple[tuple[float, ...], int]:
+    """Return the priority up to which tasks are of the family of ``ts``.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+    joins
+        At which of the tasks that combine its output with others they meet.
+
+    Returns
+    -------
+    end: tuple
+        The priority of that task, or of the last before it that is within reach. If the
+        output is never combined, or in another graph, the end of ``ts`` or of its
+        graph. Inputs that are in memory already, such as an array of weights, do not
+        count.
+    members: int
+        How many tasks of one kind meet there, as far as is seen.
+    """
+    end = priority_of(ts)
+    members = 1
+    for join, before in itertools.islice(_joins(ts, max), joins):
+        end = priority_of(join)
+        some = itertools.islice(join.waiting_on or (), MEMBERS)
+        members *= max(sum(dts.group is before.group for dts in some), 1)
+    graph = graph_of(ts)
+    return (end if end[:2] == graph else (*graph, math.inf)), members
+
+
+def first_use(ts: TaskState) -> tuple[float, ...]:
+    """Return the priority of the first task that combines the output of ``ts``.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    tuple
+        That of ``ts`` if there is none within reach.
+    """
+    return priority_of(next(_joins(ts, min), (ts, ts))[0])
+
+
+def output_until_joined(ts: TaskState) -> tuple[float, float]:
+    """Return the output of a task, and what is made of it before it is combined.
+
+    It is kept with the group, and looked up again when the prefix has made twice as
+    much as then.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    output: float
+        Of the task, in bytes; 1 as long as nothing is known.
+    made: float
+        What there is of it before it is combined, in bytes.
+    """
+    facts = ts.group.rootish_facts
+    known = ts.prefix.nbytes_total
+    if known >= facts.output_review_at:
+        facts.output_until_joined = _output_until_joined(ts)
+        facts.output_review_at = 2 * known or 1
+    return facts.output_until_joined
+
+
+def _output_until_joined(ts: TaskState) -> tuple[float, float]:
+    """Look that up.
+
+    Of what is made of several inputs, each counts for its share in bytes: a chunk that
+    is multiplied with a small array of weights is not made of the weights.
+    """
+    output = mean_output(ts.group) or mean_output(ts.prefix) or 1.0
+    dependents = ts.dependents
+    for _ in range(STEPS):
+        # Past tasks that only rename or convert
+        if len(dependents) != 1:
+            break
+        [dts] = dependents
+        if len(dts.dependencies) > 1 or not dts.dependents:
+            break
+        dependents = dts.dependents
+
+    def share(dts: TaskState) -> float:
+        known = mean_output(dts.group)
+        if known is None:
+            return output
+        some = list(itertools.islice(dts.dependencies, MEMBERS))
+        inputs = sum(mean_output(i.group) or output for i in some)
+        inputs *= len(dts.dependencies) / len(some)
+        return known * min(output / inputs, 1.0) if inputs else 0.0
+
+    some = list(itertools.islice(dependents, MEMBERS))
+    made = sum(map(share, some))
+    if some:
+        made *= len(dependents) / len(some)
+    made = max(made, output)
+    for join, _ in itertools.islice(_joins(ts, max), JOINS):
+        known = mean_output(join.group)
+        if (
+            known
+            and join not in dependents
+            and known / output / len(join.dependencies) > MERGED
+        ):
+            # While chunks are merged, they are there twice
+            made += share(join)
+    return output, made

@@ -1,0 +1,569 @@
+"""Lanes: what waits for the same workers, in order, and the families that it makes.
+
+A lane is asked by the queue (:mod:`distributed.rootish.queue`) for the next task of a
+worker that may run its tasks. Tasks come in order for the most part, so that the
+stretches that do (runs), not the tasks, are kept in a heap. Families are made of what
+is first there when a worker asks; a lane knows who has begun which.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distributed.rootish.families import (
+    FAMILY_OUTPUT,
+    JOINS,
+    NOWHERE,
+    Cell,
+    Family,
+    end_of_family,
+    first_use,
+    graph_of,
+    output_until_joined,
+    priority_of,
+)
+
+if TYPE_CHECKING:
+    # Circular dependencies
+    from distributed.rootish.queue import RootishQueue
+    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+
+#: Families that a worker has begun and not finished, at most. Tasks of the one before
+#: may become ready late.
+KEPT_FAMILIES = 2
+
+#: Others finish a family when so many for each that is unfinished were begun after it.
+PATIENCE = 4
+
+#: Runs that are taken back at once when a prefix is not held back any more
+TAKEN_BACK = 32
+
+#: Why a worker got a task: see the docstring of this module.
+REASONS = ("own", "first", "help")
+
+
+class Choice(NamedTuple):
+    """A task that is to leave the queue, and for whom.
+
+    Attributes
+    ----------
+    task
+        The task.
+    worker
+        The worker that is to get it.
+    reason
+        One of :data:`REASONS`.
+    family
+        The family of the task.
+    lane
+        The lane of the family.
+    """
+
+    task: TaskState
+    worker: WorkerState
+    reason: str
+    family: Family
+    lane: Lane
+
+
+class Pool:
+    """The workers that may run tasks of the same restrictions.
+
+    Parameters
+    ----------
+    state
+        Knows the workers.
+    ts
+        A task that has the restrictions, None if there are none.
+
+    Attributes
+    ----------
+    restrictions
+        What :func:`restrictions_of` returns for the tasks.
+    workers
+        Those of them that are running.
+    nthreads
+        Of all of them; no more of each than its resources last for.
+    slots
+        Root-ish tasks that they hold at once.
+    """
+
+    __slots__ = (
+        "_like",
+        "_seen",
+        "_state",
+        "nthreads",
+        "restrictions",
+        "slots",
+        "workers",
+    )
+
+    restrictions: Any
+    workers: set[WorkerState]
+    nthreads: float
+    slots: int
+
+    def __init__(self, state: SchedulerState, ts: TaskState | None = None):
+        self._state = state
+        self.restrictions = ts and restrictions_of(ts)
+        # What `SchedulerState.valid_workers` reads of a task. The task is not kept.
+        self._like: Any = ts and SimpleNamespace(
+            worker_restrictions=set(ts.worker_restrictions or ()),
+            host_restrictions=set(ts.host_restrictions or ()),
+            resource_restrictions=dict(ts.resource_restrictions or {}),
+            loose_restrictions=ts.loose_restrictions,
+        )
+        self._seen: Any = None
+        self.look()
+
+    def look(self) -> Pool:
+        """Look at the workers if they may have changed; return the pool."""
+        state = self._state
+        seen = (
+            len(state.running),
+            state.total_nthreads,
+            len(state.workers),
+            *map(len, state.resources.values()),
+        )
+        if seen == self._seen:
+            return self
+        self._seen = seen
+        valid = None
+        if wanted := self._like:
+            valid = state.valid_workers(wanted)
+            if not valid and wanted.loose_restrictions:
+                valid = None
+        self.workers = state.running if valid is None else valid
+        threads = [self._threads(ws) for ws in self.workers]
+        self.nthreads = sum(threads)
+        saturation = state.WORKER_SATURATION
+        self.slots = (
+            0
+            if math.isinf(saturation)
+            else sum(max(math.ceil(saturation * n), 1) for n in threads)
+        )
+        return self
+
+    def _threads(self, ws: WorkerState) -> float:
+        """Return how many of the tasks a worker can run at once."""
+        wanted = self._like
+        threads: float = ws.nthreads
+        for name, required in wanted.resource_restrictions.items() if wanted else ():
+            if required > 0:
+                threads = min(threads, ws.resources.get(name, 0) / required)
+        return threads
+
+    def has_room(self, ws: WorkerState) -> bool:
+        """Whether a worker has resources left for a task."""
+        if ws not in self.workers:
+            return False
+        saturation = self._state.WORKER_SATURATION
+        return all(
+            ws.used_resources.get(name, 0) < saturation * ws.resources.get(name, 0)
+            for name in (self._like.resource_restrictions if self._like else ())
+        )
+
+
+class _Run(deque[Cell]):
+    """Cells of one group, in the order of priority."""
+
+    __slots__ = ("group",)
+    group: TaskGroup
+
+
+class Lane:
+    """Tasks that are open to the same workers, and the families that they make.
+
+    Parameters
+    ----------
+    queue
+        The queue that it belongs to.
+    pool
+        The workers that may run the tasks.
+
+    Attributes
+    ----------
+    count
+        How many tasks wait in it.
+    held
+        Name of a prefix -> a heap of its runs, which are held back.
+    next
+        Families that nobody has begun, in the order of their priority.
+    begun
+        Worker -> its families that are not finished.
+    """
+
+    __slots__ = (
+        "_begun_families",
+        "_counter",
+        "_end",
+        "_holds",
+        "_latest",
+        "_number",
+        "_queue",
+        "_runs",
+        "_spans",
+        "begun",
+        "count",
+        "held",
+        "next",
+        "pool",
+    )
+
+    count: int
+    held: dict[str, list[tuple[Any, int, _Run]]]
+    next: list[Family]
+    begun: dict[WorkerState, list[Family]]
+    #: A heap by the priority of the first task, or what that was once
+    _runs: list[tuple[Any, int, _Run]]
+    #: The run of each group that was begun last
+    _latest: dict[TaskGroup, _Run]
+    #: Families that may still get tasks which become ready late, by their priority
+    _spans: list[Family]
+    #: Families that workers have begun and not finished, in that order
+    _begun_families: dict[Family, None]
+    #: Whether anything was held back when the lane was asked last
+    _holds: bool
+    #: Up to where tasks are neighbors of those in the family that was made last, and at
+    #: which join they meet
+    _end: tuple[tuple[float, ...], int]
+
+    def __init__(self, queue: RootishQueue, pool: Pool):
+        self._queue = queue
+        self.pool = pool
+        self.count = 0
+        self.held = {}
+        self.next = []
+        self.begun = {}
+        self._runs = []
+        self._latest = {}
+        self._spans = []
+        self._begun_families = {}
+        self._end = NOWHERE
+        self._holds = False
+        self._counter = itertools.count()
+        self._number = 0
+
+    def add(self, ts: TaskState, cell: Cell) -> None:
+        """Let a task wait.
+
+        Parameters
+        ----------
+        ts
+            The task.
+        cell
+            Holds it as long as it is queued.
+        """
+        self.count += 1
+        if self._spans and self._adopt(ts, cell):
+            return
+        priority = priority_of(ts)
+        if priority < self._end[0]:
+            self._end = NOWHERE
+        run = self._latest.get(ts.group)
+        if run and run[-1] and priority_of(run[-1][0]) < priority:
+            run.append(cell)
+        else:
+            self._latest[ts.group] = self._begin_run(ts, cell)
+
+    def _adopt(self, ts: TaskState, cell: Cell) -> bool:
+        """Whether a task joins a family that was made before it was ready."""
+        spans = self._spans
+        priority = priority_of(ts)
+        n = bisect.bisect(spans, priority, key=priority_of)
+        for family in spans[max(n - 2, 0) : n][::-1]:
+            if priority > family.end:
+                continue
+            if family.worker is None:
+                if not family.head():
+                    continue
+            elif family.worker not in self._queue.state.running:
+                continue
+            if family.adopt(ts, cell):
+                return True
+        return False
+
+    def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
+        run = _Run([cell])
+        run.group = ts.group
+        heapq.heappush(self._runs, (priority_of(ts), next(self._counter), run))
+        return run
+
+    def _top(self) -> _Run | None:
+        """Return the run that has the next task, as its first.
+
+        Those of which the next is held back are set aside.
+        """
+        runs = self._runs
+        while runs:
+            priority, number, run = runs[0]
+            while run and not run[0]:
+                run.popleft()
+            if run:
+                ts = run[0][0]
+                if ts.priority != priority:
+                    heapq.heapreplace(runs, (ts.priority, number, run))
+                    continue
+                if not self._queue.is_held(ts):
+                    return run
+                held = self.held.setdefault(ts.prefix.name, [])
+                heapq.heappush(held, runs[0])
+            heapq.heappop(runs)
+            if self._latest.get(run.group) is run:
+                del self._latest[run.group]
+        return None
+
+    def _take_back(self) -> None:
+        """Take back runs of prefixes that need not be held back any more."""
+        for name, held in list(self.held.items()):
+            taken = 0
+            while held and taken < TAKEN_BACK:
+                _, number, run = held[0]
+                while run and not run[0]:
+                    run.popleft()
+                if run:
+                    ts = run[0][0]
+                    if self._queue.is_held(ts):
+                        break
+                    heapq.heappush(self._runs, (ts.priority, number, run))
+                    taken += 1
+                heapq.heappop(held)
+            if not held:
+                del self.held[name]
+
+    def choose(self, ws: WorkerState) -> Choice | None:
+        """Return the task that a worker is to get next, if there is any for it.
+
+        Parameters
+        ----------
+        ws
+            A worker of the pool that has a thread free.
+        """
+        if self.held:
+            self._take_back()
+        first = self._first()
+        limit = first.priority if first else None
+        own = min(
+            (family for family in self.begun.get(ws, ()) if family.head()),
+            key=priority_of,
+            default=None,
+        )
+        if own and (ts := self._next_of(own, limit)):
+            return Choice(ts, ws, "own", own, self)
+        if (left := self._left_behind(first)) and (ts := left.head()):
+            return Choice(ts, ws, "help", left, self)
+        if first and (ts := first.head()):
+            return Choice(ts, ws, "first", first, self)
+        return None
+
+    def _next_of(
+        self, family: Family, limit: tuple[float, ...] | None
+    ) -> TaskState | None:
+        """Return the next task of a family that was begun, unless it has to wait.
+
+        It waits for a consumer, or for a more urgent graph: between graphs, priority is
+        kept to the task.
+        """
+        ts = family.head()
+        if ts is None or (limit is not None and graph_of(ts) > limit):
+            return None
+        return None if self._queue.is_held(ts) else ts
+
+    def take(self, choice: Choice) -> None:
+        """Note that a choice is carried out.
+
+        Parameters
+        ----------
+        choice
+            As :meth:`choose` returned it.
+        """
+        _, ws, reason, family, _ = choice
+        if reason != "first":
+            return
+        self.next.remove(family)
+        self._number += 1
+        family.number = self._number
+        family.worker = ws
+        self._begun_families[family] = None
+        mine = self.begun.setdefault(ws, [])
+        mine.append(family)
+        if len(mine) > KEPT_FAMILIES:
+            old = mine.pop(0)
+            del self._begun_families[old]
+            if old.head():
+                old.worker = None
+                bisect.insort(self.next, old, key=priority_of)
+            else:
+                self._spans.remove(old)
+
+    def _left_behind(self, first: Family | None) -> Family | None:
+        """Return another worker's family, if that is what to go on with.
+
+        Parameters
+        ----------
+        first
+            The first family that nobody has begun.
+
+        Notes
+        -----
+        What is next may also be held back. Then the family is no less its worker's own.
+        """
+        running = self._queue.state.running
+        limit = first.priority if first else None
+        for family in list(self._begun_families):
+            worker = family.worker
+            assert worker is not None
+            gone = worker not in running
+            if not family.head():
+                if gone:
+                    self._end_family(family, worker)
+                continue
+            if (first or self._holds) and not (gone or self._queue.slackened):
+                patience = PATIENCE * len(self._begun_families)
+                if self._number - family.number <= patience:
+                    return None
+            if self._next_of(family, limit):
+                return family
+        return None
+
+    def _end_family(self, family: Family, worker: WorkerState) -> None:
+        del self._begun_families[family]
+        self._spans.remove(family)
+        mine = self.begun[worker]
+        mine.remove(family)
+        if not mine:
+            del self.begun[worker]
+
+    def _first(self) -> Family | None:
+        """Return the first family that nobody has begun and that need not wait."""
+        families = self.next
+        while (
+            (run := self._top())
+            and families
+            and priority_of(run[0][0]) < families[-1].priority
+        ):
+            self._draw(run)
+        n = 0
+        while n < len(families):
+            ts = families[n].head()
+            if ts is None:
+                self._spans.remove(families[n])
+                del families[n]
+            elif self._queue.is_held(ts):
+                n += 1
+            else:
+                return families[n]
+        if run:
+            return self._draw(run)
+        self._holds = bool(n or self.held)
+        return None
+
+    def _draw(self, run: _Run) -> Family:
+        """Make a family of the tasks that come next, and return it.
+
+        Parameters
+        ----------
+        run
+            What :meth:`_top` has returned.
+        """
+        cell = run.popleft()
+        cells = [cell]
+        ts = last = cell[0]
+        after = None
+        largest, made = output_until_joined(ts)
+        end, joins = self._end
+        complete: tuple[float, ...] = ()
+        members = 1
+        if priority_of(ts) > end:
+            joins = 1
+            end, members = end_of_family(ts, 1)
+        while more := self._top():
+            after = more[0][0]
+            if priority_of(after) > end:
+                if len(cells) < members:
+                    # Others of the family are not ready yet
+                    break
+                complete, joins = end, JOINS
+                end, members = end_of_family(last)
+                if priority_of(after) > end:
+                    break
+            output, makes = output_until_joined(after)
+            if made + makes > FAMILY_OUTPUT * max(largest, output):
+                break
+            largest = max(largest, output)
+            made += makes
+            cells.append(more.popleft())
+            last = after
+        else:
+            after = None
+        if (
+            after
+            and len(cells) > 1
+            and (joins > 1 or len(ts.dependents) > 1)
+            and priority_of(after) < first_use(last)
+            and first_use(ts) < priority_of(after)
+        ):
+            # What is combined first is not torn
+            while len(cells) > 1 and priority_of(after) < first_use(cells[-1][0]):
+                cell = cells.pop()
+                after = cell[0]
+                made -= output_until_joined(after)[1]
+                self._begin_run(after, cell)
+            last = cells[-1][0]
+        self._end = end, joins
+        if after and priority_of(after) <= end:
+            end = max(complete, priority_of(last))
+        family = Family(cells, end, made, largest)
+        bisect.insort(self.next, family, key=priority_of)
+        bisect.insort(self._spans, family, key=priority_of)
+        return family
+
+    def families(self) -> Iterator[Family]:
+        """Yield all families, begun or not, of which tasks are left."""
+        for family in itertools.chain(self.next, self._begun_families):
+            if family.head():
+                yield family
+
+    def runs(self) -> Iterator[_Run]:
+        """Yield all runs, held back or not."""
+        for _, _, run in itertools.chain(self._runs, *self.held.values()):
+            yield run
+
+
+def restrictions_of(ts: TaskState) -> Any:
+    """Return what tasks have in common that the same workers may run.
+
+    Parameters
+    ----------
+    ts
+        A task.
+
+    Returns
+    -------
+    Hashable
+        None if there are no restrictions, the address of a worker if it is the only one
+        that may run it.
+    """
+    workers, hosts, resources = (
+        ts.worker_restrictions,
+        ts.host_restrictions,
+        ts.resource_restrictions,
+    )
+    if not (workers or hosts or resources):
+        return None
+    alone = workers and len(workers) == 1 and not (hosts or resources)
+    if workers and alone and not ts.loose_restrictions:
+        return next(iter(workers))
+    return (
+        frozenset(workers or ()),
+        frozenset(hosts or ()),
+        frozenset((resources or {}).items()),
+        ts.loose_restrictions,
+    )

@@ -1,0 +1,21 @@
+"""Partial module: the part of ``distributed.stealing`` that differs from the base.
+
+The build puts these definitions into the base's module; what happens to which name is
+written down in ``continuous_integration/fork/divergence.json``.
+"""
+
+from __future__ import annotations
+
+
+class WorkStealing:
+    def move_task_confirm(
+        self, *, key: str, state: str, stimulus_id: str, worker: str | None = None
+    ) -> None:
+        """Move a task, or leave it, as its worker says; then ask the queue.
+
+        A task that moves leaves a thread free.
+        """
+        self._move_task_confirm_any(
+            key=key, state=state, stimulus_id=stimulus_id, worker=worker
+        )
+        self.scheduler.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
