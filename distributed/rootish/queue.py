@@ -32,7 +32,7 @@ import heapq
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -52,9 +52,12 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
+    from distributed.rootish.lanes import _Run
     from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
 
-#: Why a task waits: for a thread, its family's worker, a consumer, one that may run it.
+#: Why a task waits: others are more urgent, and all threads taken; a worker has begun
+#: its family and will go on with it; enough of what was loaded waits for its consumers;
+#: the workers that may run it have no thread free.
 WAITS = ("order", "family", "backpressure", "restrictions")
 
 
@@ -378,37 +381,84 @@ class RootishQueue(MutableSet["TaskState"]):
         yield from self._restricted()
 
     def why_waiting(self) -> dict[TaskGroup, Counter[str]]:
-        """Return why the tasks wait. Costs O(tasks).
+        """Return why the tasks wait, without any change.
 
         Returns
         -------
         dict
-            Group -> how many of its tasks wait for each of :data:`WAITS`.
+            Group -> how many of its tasks wait for each of :data:`WAITS`. The sum is
+            the number of its tasks that are queued.
+
+        Notes
+        -----
+        Costs O(groups + runs that are held back or restricted + tasks of families), but
+        not O(tasks). Those of a run wait for the same, so that its length is all that
+        is looked at. Tasks that were cancelled one by one may be among that, as long as
+        others of the group wait: then the shares are approximate, never the sum.
+
+        Whether a prefix is held back is not counted again. It was when a thread was
+        free last; as long as none is, that is all that there is to know, and nothing is
+        decided otherwise because somebody looks.
         """
-        reasons: dict[TaskGroup, Counter[str]] = {}
-        idle = self.state.idle_task_count
+        left = {
+            tg: queued
+            for tg in self.state.task_groups.values()
+            if (queued := tg.states["queued"])
+        }
+        reasons: dict[TaskGroup, Counter[str]] = {tg: Counter() for tg in left}
 
-        def count(cells: Iterable[Cell], reason: str) -> None:
-            for cell in cells:
-                if cell:
-                    reasons.setdefault(cell[0].group, Counter())[reason] += 1
+        def count(reason: str, numbers: Mapping[TaskGroup, int]) -> None:
+            for tg, number in numbers.items():
+                if number := min(number, left.get(tg, 0)):
+                    left[tg] -= number
+                    reasons[tg][reason] += number
 
+        holding = {
+            name: outstanding.latest
+            for name, outstanding in self._outstanding.items()
+            if outstanding.consumers is not None
+        }
+        nthreads = self.open.pool.look().nthreads
         for lane in self.lanes():
-            order = "order"
-            if lane is not self.open and not any(map(lane.pool.has_room, idle)):
-                order = "restrictions"
-            for name, reason in (("_runs", order), ("held", "backpressure")):
-                heaps = [lane._runs] if name == "_runs" else lane.held.values()
-                for _, _, run in itertools.chain.from_iterable(heaps):
-                    count(run, reason)
+            # Where all threads are open to them, restrictions are nothing to wait for
+            closed = lane.pool.look().nthreads < nthreads
+            order = "restrictions" if closed else "order"
             for family in lane.families():
                 ts = family.head()
-                if ts is not None and self.is_held(ts):
+                if ts and ts.prefix.name in holding and _may_wait(ts, holding):
                     reason = "backpressure"
                 else:
                     reason = order if family.worker is None else "family"
-                count(family.cells, reason)
+                count(reason, Counter(cell[0].group for cell in family.cells if cell))
+            for name, held in lane.held.items():
+                if name in holding:
+                    count("backpressure", _lengths(held))
+                elif closed:
+                    count(order, _lengths(held))
+            if closed:
+                count(order, _lengths(lane._runs))
+        # Most tasks are in none of these; they are not looked at
+        for tg, queued in left.items():
+            if queued:
+                reasons[tg]["order"] += queued
         return reasons
+
+
+def _lengths(runs: Iterable[tuple[Any, int, _Run]]) -> dict[TaskGroup, int]:
+    """Return how many cells groups have in a heap of runs."""
+    lengths: dict[TaskGroup, int] = {}
+    for _, _, run in runs:
+        lengths[run.group] = lengths.get(run.group, 0) + len(run)
+    return lengths
+
+
+def _may_wait(ts: TaskState, holding: Mapping[str, tuple[float, ...]]) -> bool:
+    """Whether a task is held back if its prefix is: neither a result nor a gap."""
+    return bool(
+        ts.dependents
+        and not ts.who_wants
+        and priority_of(ts) >= holding[ts.prefix.name]
+    )
 
 
 def _load(ws: WorkerState) -> float:
