@@ -9,13 +9,14 @@ from __future__ import annotations
 
 class Client:
     def rootish(self) -> Any:
-        """Ask the scheduler which task groups are root-ish, and why.
+        """Ask the scheduler which task groups are root-ish, and why tasks are queued.
 
         Returns
         -------
         RootishStatus
             It is printed as a table, has one for notebooks, and ``to_dict``. Groups
-            are in it as long as the scheduler knows them.
+            are in it as long as the scheduler knows them. What queued tasks wait for is
+            in ``waiting`` of each group, and in the table if there are any.
 
         Raises
         ------

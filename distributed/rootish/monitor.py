@@ -38,7 +38,7 @@ from distributed.rootish.policy import (
     Verdict,
     mean_output,
 )
-from distributed.rootish.queue import RootishQueue
+from distributed.rootish.queue import WAITS, RootishQueue
 from distributed.rootish.tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -74,6 +74,18 @@ HINTS: Mapping[Verdict, str] = {
     "`distributed.scheduler.rootish-taskgroup` and `rootish-taskgroup-dependencies` "
     "above the number of its dependencies.",
 }
+
+#: What tasks wait for, by the reason: of one and of several
+_WAITS_FOR: Mapping[str, tuple[str, str]] = {
+    "order": ("a thread", "a thread"),
+    "family": (
+        "the worker that has begun its family",
+        "the workers that have begun their families",
+    ),
+    "backpressure": ("consumers of what is loaded", "consumers of what is loaded"),
+    "restrictions": ("the workers that may run it", "the workers that may run them"),
+}
+
 NO_QUEUE_HINT = (
     "Nothing is queued: set `distributed.scheduler.worker-saturation` to 1.1."
 )
@@ -133,6 +145,12 @@ class GroupStatus:
         Number of its tasks, with those that were forgotten.
     states
         State -> number of its tasks that are in it.
+    waiting
+        Why its queued tasks wait -> number of them: ``order`` if others are more urgent
+        and all threads are taken; ``family`` if a worker has begun their family, which
+        will go on with it; ``backpressure`` if enough of what was loaded waits for its
+        consumers, which run or are about to; ``restrictions`` if the workers that may
+        run them have no thread free. The sum is the number of those that are queued.
     rootish
         Whether it is root-ish, by the last decision; None as long as there is none.
     reason
@@ -156,6 +174,7 @@ class GroupStatus:
     prefix: str
     tasks: int
     states: Mapping[str, int]
+    waiting: Mapping[str, int]
     rootish: bool | None
     reason: str | None
     explanation: str | None
@@ -170,6 +189,7 @@ class GroupStatus:
         return {
             **vars(self),
             "states": dict(self.states),
+            "waiting": dict(self.waiting),
             "decisions": dict(self.decisions),
         }
 
@@ -211,6 +231,14 @@ class RootishStatus:
         groups = tuple(GroupStatus(**group) for group in data["groups"])
         return cls(**{**data, "groups": groups})
 
+    @property
+    def waiting(self) -> Counter[str]:
+        """Why tasks wait in the queue -> number of them, over all groups."""
+        waiting: Counter[str] = Counter()
+        for group in self.groups:
+            waiting.update(group.waiting)
+        return waiting
+
     def overproducing(self) -> list[GroupStatus]:
         """Return the groups that bring in data and are not held back, if too many.
 
@@ -230,21 +258,68 @@ class RootishStatus:
         return {**vars(self), "groups": groups}
 
     def __str__(self) -> str:
-        table = text_table(_HEAD, map(_row, self.groups), _NUMBERS)
-        return "\n".join([*self._summary(), "", table])
+        head, rows = self._table()
+        return "\n".join([*self._summary(), "", text_table(head, rows, _NUMBERS)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return html_table(self._summary(), _HEAD, [*map(_row, self.groups)])
+        return html_table(self._summary(), *self._table())
 
     def _summary(self) -> list[str]:
         slots = "no queue" if self.slots is None else f"{self.slots} slots"
         rootish = sum(bool(group.rootish) for group in self.groups)
-        return [
+        summary = [
             f"{len(self.groups)} groups, {rootish} of them root-ish, under the policy "
             f"{self.policy}; {slots}, {self.queued} tasks queued"
         ]
+        if sentence := waits_for(self.waiting):
+            summary.append(sentence)
+        return summary
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """Return the titles and the rows; what tasks wait for only if some do."""
+        waits = any(group.waiting for group in self.groups)
+        head = (*_HEAD[:-1], "waits for", *_HEAD[-1:]) if waits else _HEAD
+        return head, [_row(group, waits) for group in self.groups]
+
+
+def waits_for(waiting: Mapping[str, int]) -> str:
+    """Tell in a sentence what tasks wait for, most of them first.
+
+    Parameters
+    ----------
+    waiting
+        Why tasks wait -> number of them.
+
+    Returns
+    -------
+    str
+        Empty if none does.
+    """
+    parts = [
+        f"{number:,d} for {_WAITS_FOR[reason][number > 1]}"
+        for reason, number in Counter(waiting).most_common()
+        if number
+    ]
+    if not parts:
+        return ""
+    number, _, rest = parts[0].partition(" ")
+    tasks = "task waits" if number == "1" else "tasks wait"
+    return ", ".join([f"{number} {tasks} {rest}", *parts[1:]])
+
+
+def count_waiting(waiting: Mapping[str, int]) -> str:
+    """Tell in a few words why tasks wait: ``12 order, 3 backpressure``.
+
+    Parameters
+    ----------
+    waiting
+        Why tasks wait -> number of them.
+    """
+    return ", ".join(
+        f"{number:,d} {reason}" for reason in WAITS if (number := waiting.get(reason))
+    )
 
 
 _STATES = ("waiting", "queued", "processing", "memory")
@@ -253,8 +328,8 @@ _HEAD = ("group", "tasks", *_STATES, "in memory", "allowed", "root-ish", "reason
 _NUMBERS = frozenset(range(1, 8))
 
 
-def _row(group: GroupStatus) -> tuple[str, ...]:
-    """Return the cells of a group."""
+def _row(group: GroupStatus, waits: bool) -> tuple[str, ...]:
+    """Return the cells of a group; with what its tasks wait for, or without."""
     rootish = "?" if group.rootish is None else "yes" if group.rootish else "no"
     return (
         group.name,
@@ -263,6 +338,7 @@ def _row(group: GroupStatus) -> tuple[str, ...]:
         "?" if group.output is None else format_bytes(round(group.nbytes)),
         "" if group.allowed is None else format_bytes(round(group.allowed)),
         rootish,
+        *([count_waiting(group.waiting)] if waits else ()),
         group.explanation or "Not decided yet.",
     )
 
@@ -316,13 +392,15 @@ class RootishMonitor:
         }
         # What is small beside the chunks is a handle
         least = SMALL * max(loaders.values(), default=0)
+        waiting = self.why_waiting()
         return RootishStatus(
             policy=state.rootish_policy.name,
             nthreads=state.total_nthreads,
             slots=slots,
             queued=len(state.queued),
             groups=tuple(
-                group_status(tg, slots, loaders.get(tg, -1) >= least) for tg in groups
+                group_status(tg, slots, loaders.get(tg, -1) >= least, waiting.get(tg))
+                for tg in groups
             ),
         )
 
@@ -337,6 +415,25 @@ class RootishMonitor:
             for tg in self.scheduler.task_groups.values()
             if (verdict := tg.rootish_facts.verdict)
         )
+
+    def why_waiting(self) -> Mapping[TaskGroup, Mapping[str, int]]:
+        """Return of each group with queued tasks how many wait for which reason."""
+        queue = self.scheduler.queued
+        if isinstance(queue, RootishQueue):
+            return queue.why_waiting()
+        # The queue of the base knows nothing but the order
+        return {
+            tg: {"order": queued}
+            for tg in self.scheduler.task_groups.values()
+            if (queued := tg.states["queued"])
+        }
+
+    def count_waiting(self) -> Counter[str]:
+        """Return how many tasks wait for which reason, those of no tasks as well."""
+        waiting = Counter(dict.fromkeys(WAITS, 0))
+        for numbers in self.why_waiting().values():
+            waiting.update(numbers)
+        return waiting
 
     def slacken(self) -> None:
         """Let tasks go that wait for consumers which do not finish."""
@@ -428,7 +525,12 @@ def brings_data(tg: TaskGroup, output: float) -> bool:
     return inputs <= DATA_PRICE * output * len(tg)
 
 
-def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
+def group_status(
+    tg: TaskGroup,
+    slots: int | None,
+    loads: bool,
+    waiting: Mapping[str, int] | None = None,
+) -> GroupStatus:
     """Return what is decided of a group, and how far it is.
 
     Parameters
@@ -439,6 +541,8 @@ def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
         Root-ish tasks that the workers are given at once, None if there is no queue.
     loads
         Whether it brings data into the cluster.
+    waiting
+        Why its queued tasks wait -> number of them, None if none does.
     """
     facts = tg.rootish_facts
     verdict = facts.verdict
@@ -451,6 +555,7 @@ def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
         prefix=tg.prefix.name,
         tasks=len(tg),
         states={state: number for state, number in tg.states.items()},
+        waiting=dict(waiting or {}),
         rootish=verdict.rootish if verdict else None,
         reason=verdict.reason if verdict else None,
         explanation=verdict.explanation if verdict else None,

@@ -26,7 +26,13 @@ from distributed.dashboard.components import DashboardComponent
 from distributed.dashboard.components.scheduler import env, individual_doc
 from distributed.dashboard.utils import update
 from distributed.metrics import thread_time
-from distributed.rootish.monitor import CHUNKS_PER_SLOT, count_slots
+from distributed.rootish.monitor import (
+    CHUNKS_PER_SLOT,
+    count_slots,
+    count_waiting,
+    waits_for,
+)
+from distributed.rootish.queue import WAITS
 from distributed.utils import log_errors
 
 if TYPE_CHECKING:
@@ -63,6 +69,22 @@ _BYTES = """
   <div class="tick <%= limited %>" style="left: <%= limit %>%"></div>
 </div>
 """
+#: A part of the bar for each reason, by its color
+_WAITS = (
+    """
+<div class="bytes" title="<%- waits %>">
+  <%- waits %>
+  <div class="parts">"""
+    + "".join(
+        f"""
+    <div class="{reason}" style="width: <%= {reason} %>%"></div>"""
+        for reason in WAITS
+    )
+    + """
+  </div>
+</div>
+"""
+)
 
 _STYLE = """
 :host { z-index: 0; }
@@ -77,6 +99,12 @@ _STYLE = """
 .bar.over { background: #d95f0e; }
 .tick { position: absolute; bottom: 0; width: 2px; height: 11px; background: #222; }
 .tick.unlimited { display: none; }
+.parts { position: absolute; left: 0; bottom: 3px; height: 5px; width: 100%; }
+.parts { display: flex; }
+.order { background: #bdbdbd; }
+.family { background: #67a9cf; }
+.backpressure { background: #d95f0e; }
+.restrictions { background: #7b3294; }
 """
 
 #: Field, title, width, and template or None for a number
@@ -89,6 +117,7 @@ _COLUMNS = (
     ("processing", "Processing", 75, None),
     ("memory", "In memory", 75, None),
     ("nbytes", "Bytes in memory, allowed", 190, _BYTES),
+    ("waits", "Queued for", 170, _WAITS),
     ("reason", "Reason", 420, _TEXT),
 )
 
@@ -182,8 +211,9 @@ def _rank(group: GroupStatus) -> tuple[bool, float]:
 
 
 def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
-    """Return the table, by columns, with bars on one scale."""
+    """Return the table, by columns, with all bars of a column on one scale."""
     full = max((max(g.nbytes, g.allowed or 0) for g in groups), default=0) or 1
+    queued = max((sum(g.waiting.values()) for g in groups), default=0) or 1
     return {
         "name": [g.name for g in groups],
         "verdict": [_VERDICTS[g.rootish] for g in groups],
@@ -199,6 +229,11 @@ def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
             "over" if g.allowed is not None and g.nbytes > g.allowed else ""
             for g in groups
         ],
+        "waits": [count_waiting(g.waiting) for g in groups],
+        **{
+            reason: [100 * g.waiting.get(reason, 0) / queued for g in groups]
+            for reason in WAITS
+        },
         "reason": [g.explanation or "Not decided yet." for g in groups],
     }
 
@@ -234,6 +269,8 @@ def _summary(status: RootishStatus, shown: int) -> str:
         "the mean output of the group."
     )
     text = " &middot; ".join(parts)
+    if sentence := waits_for(status.waiting):
+        text += f"<br>{sentence}."
     return f"{text}<br><span style='color: #666'>{legend}</span>"
 
 

@@ -51,6 +51,15 @@ class RootishMetricCollector(PrometheusCollector):
             value=len(self.server.queued),
         )
 
+        waiting = GaugeMetricFamily(
+            self.build_name("waiting_tasks"),
+            "Tasks that are held back, by what they wait for",
+            labels=["reason"],
+        )
+        for reason, number in monitor.count_waiting().items():
+            waiting.add_metric([reason], number)
+        yield waiting
+
         decisions = CounterMetricFamily(
             self.build_name("decisions"),
             "Decisions whether a task is held back",
