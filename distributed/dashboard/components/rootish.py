@@ -109,16 +109,16 @@ _STYLE = """
 
 #: Field, title, width, and template or None for a number
 _COLUMNS = (
-    ("name", "Group", 220, _NAME),
+    ("name", "Group", 200, _NAME),
     ("verdict", "Root-ish", 85, _VERDICT),
     ("tasks", "Tasks", 55, None),
     ("waiting", "Waiting", 60, None),
     ("queued", "Queued", 60, None),
     ("processing", "Processing", 75, None),
     ("memory", "In memory", 75, None),
-    ("nbytes", "Bytes in memory, allowed", 190, _BYTES),
-    ("waits", "Queued for", 170, _WAITS),
-    ("reason", "Reason", 420, _TEXT),
+    ("nbytes", "Bytes in memory, allowed", 170, _BYTES),
+    ("waits", "Queued for", 150, _WAITS),
+    ("reason", "Reason", 330, _TEXT),
 )
 
 

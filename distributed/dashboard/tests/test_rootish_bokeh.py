@@ -20,6 +20,7 @@ from distributed import Event, wait
 from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
 from distributed.rootish.monitor import CHUNKS_PER_SLOT, RootishMonitor
+from distributed.rootish.queue import WAITS
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
@@ -156,6 +157,40 @@ async def test_bytes(c, s, a, b):
     assert row["filled"] == pytest.approx(50)
     assert row["limit"] == pytest.approx(99)
     assert row["over"] == ""
+
+
+@two_workers
+async def test_waits(c, s, a, b):
+    """What queued tasks wait for, in words and as parts of a bar."""
+    event = Event("go", client=c)
+    loads = c.map(load, range(TASKS), event=event, key=keys("load"))
+    few = SLOTS // 2
+    more = c.map(
+        load,
+        range(TASKS // 2),
+        event=event,
+        key=keys("more", TASKS // 2),
+        priority=-1,
+    )
+    later = c.map(len, loads[:few], key=keys("later", few))
+    total = TASKS + TASKS // 2 + few
+    await async_poll_for(lambda: len(s.tasks) == total, timeout=5)
+    component = RootishGroups(s)
+    component.update()
+    shown = rows(component)
+    queued = TASKS - SLOTS
+    assert (shown["load"]["waits"], shown["load"]["order"]) == (f"{queued} order", 100)
+    part = 100 * (TASKS // 2) / queued
+    assert shown["more"]["order"] == pytest.approx(part)
+    assert shown["later"]["waits"] == ""
+    assert not any(shown["later"][reason] for reason in WAITS)
+    assert f"{queued + TASKS // 2} tasks wait for a thread." in component.summary.text
+
+    await event.set()
+    await wait([*loads, *more, *later])
+    component.update()
+    assert {row["waits"] for row in rows(component).values()} == {""}
+    assert "wait for" not in component.summary.text
 
 
 @two_workers

@@ -19,6 +19,7 @@ TASKS = 20
 
 #: What the columns of numbers are, from the left
 TASKS_, WAITING, QUEUED, PROCESSING, MEMORY = range(2, 7)
+BYTES, WAITS, REASON = range(7, 10)
 
 HOSTILE = [
     "<script>window.hacked = 1</script>",
@@ -93,17 +94,23 @@ async def test_page(c, s, a, b, browser):
         await show(QUEUED, f"{TASKS - SLOTS}")
         await show(PROCESSING, f"{SLOTS}")
         await show(MEMORY, "0")
-        await show(8, "It has no inputs and brings data in.")
+        await show(WAITS, f"{TASKS - SLOTS} order")
+        parts = cell(page, "load", WAITS).locator(".parts > div")
+        widths = [(await part.bounding_box())["width"] for part in await parts.all()]
+        assert widths[0] > 50
+        assert not any(widths[1:])
+        await show(REASON, "It has no inputs and brings data in.")
         await event.set()
         await wait(loads)
         await show(QUEUED, "0")
+        await show(WAITS, "")
         await show(PROCESSING, "0")
         await show(MEMORY, f"{TASKS}")
         # There is a bar, with a tick
-        assert (await cell(page, "load", 7).locator(".bar").bounding_box())[
+        assert (await cell(page, "load", BYTES).locator(".bar").bounding_box())[
             "width"
         ] > 50
-        await expect(cell(page, "load", 7).locator(".tick")).to_be_visible()
+        await expect(cell(page, "load", BYTES).locator(".tick")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["rootish", "individual-rootish"])

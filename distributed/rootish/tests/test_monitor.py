@@ -11,26 +11,31 @@ from typing import Any
 import dask.array as da
 import pytest
 from dask import config, delayed
+from dask._task_spec import Task, TaskRef
 from dask.tokenize import tokenize
 
 from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
-from distributed.rootish import explain
+from distributed.rootish import POLICIES, explain
+from distributed.rootish.backpressure import Outstanding
 from distributed.rootish.monitor import (
     CHUNKS_PER_SLOT,
     HINTS,
     GroupStatus,
     RootishMonitor,
     RootishStatus,
+    count_waiting,
+    waits_for,
 )
 from distributed.rootish.policy import (
     DEAR,
     FEW,
+    NOT_COUNTED,
     PRODUCER,
-    RESTRICTED,
     GroupFacts,
     Producers,
     Verdict,
 )
+from distributed.rootish.queue import WAITS, RootishQueue
 from distributed.rootish.tests.utils import MIB, policy_cluster, slots
 from distributed.scheduler import TaskState
 from distributed.utils_test import (
@@ -264,6 +269,206 @@ async def test_scheduler_of_a_release(c: Client, s: Scheduler) -> None:
         await c.rootish()
 
 
+# -- What is waited for --------------------------------------------------------------
+
+
+def combined(event: Event, n: int, width: int = 1) -> dict[Any, Task]:
+    """Loads that wait for the event, of which each ``width`` are consumed together."""
+    dsk: dict[Any, Task] = {}
+    for i in range(n):
+        dsk["load", i] = Task(("load", i), load_first, event, i, 0)
+    for i in range(n // width):
+        chunks = [TaskRef(("load", width * i + k)) for k in range(width)]
+        dsk["sizes", i] = Task(("sizes", i), sizes, *chunks)
+    return dsk
+
+
+def sizes(*chunks: bytes) -> int:
+    return sum(map(len, chunks))
+
+
+async def submit(c: Client, s: Scheduler, dsk: dict[Any, Task], **kwargs: Any) -> Any:
+    """Submit a graph, and wait until the scheduler has it."""
+    keys = [key for key in dsk if key[0] == "sizes"]
+    futures = c.get(dsk, keys, sync=False, **kwargs)
+    await async_poll_for(lambda: len(s.tasks) == len(dsk), timeout=10)
+    return futures
+
+
+async def waiting_loads(c: Client, s: Scheduler) -> dict[str, int]:
+    """Return why loads wait. All that are queued do for something."""
+    status = await c.rootish()
+    for group in status.groups:
+        assert sum(group.waiting.values()) == group.states["queued"]
+    assert sum(status.waiting.values()) == status.queued
+    monitor = s.extensions["rootish"]
+    assert monitor.count_waiting() == {**dict.fromkeys(WAITS, 0), **status.waiting}
+    return dict(find(status, "load").waiting)
+
+
+@policy_cluster(far=False)
+async def test_waiting_for_a_thread(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    event = Event()
+    futures = await submit(c, s, combined(event, 20))
+    assert await waiting_loads(c, s) == {"order": 20 - slots(s)}
+    assert "\n16 tasks wait for a thread\n" in str(await c.rootish())
+    # Those that nobody wants any more wait no more
+    await c.cancel(futures[-6:])
+    await async_poll_for(lambda: len(s.queued) == 10, timeout=10)
+    assert await waiting_loads(c, s) == {"order": 10}
+    await event.set()
+    await wait(futures[:-6])
+    assert await waiting_loads(c, s) == {}
+
+
+@policy_cluster(far=False)
+async def test_waiting_for_the_worker_of_a_family(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """Each worker has begun one of four, and two of its loads have no thread yet."""
+    event = Event()
+    futures = await submit(c, s, combined(event, 32, width=4))
+    assert await waiting_loads(c, s) == {"order": 24, "family": 4}
+    await event.set()
+    await wait(futures)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@policy_cluster(far=False)
+async def test_waiting_for_workers(
+    c: Client, s: Scheduler, a: Worker, b: Worker, everywhere: bool
+) -> None:
+    """Those that may run it are taken, though others may be free."""
+    event = Event()
+    workers = [a.address, b.address] if everywhere else [a.address]
+    futures = await submit(c, s, combined(event, 20), workers=workers)
+    expected = {"order": 16} if everywhere else {"restrictions": 18}
+    assert await waiting_loads(c, s) == expected
+    if not everywhere:
+        assert s.workers[b.address] in s.idle_task_count
+        # Of those that are cancelled one by one, none is counted
+        await c.cancel(futures[-6:])
+        await async_poll_for(lambda: len(s.queued) == 12, timeout=10)
+        assert await waiting_loads(c, s) == {"restrictions": 12}
+    await event.set()
+    await wait(futures[:-6])
+
+
+def fit(event: Event, model: int, chunk: bytes) -> int:
+    event.wait()
+    return model + len(chunk)
+
+
+@policy_cluster(
+    far=False,
+    # Holding back slackens after it
+    config={"distributed.scheduler.unknown-task-duration": "1h"},
+)
+async def test_waiting_for_consumers(
+    c: Client, s: Scheduler, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they come one after the other, loads wait, though a thread is free."""
+    event = Event()
+    dsk: dict[Any, Task] = {"model": Task("model", int)}
+    model = "model"
+    for i in range(40):
+        dsk["load", i] = Task(("load", i), load, None, i)
+        chunk = TaskRef(("load", i))
+        dsk["fit", i] = Task(("fit", i), fit, event, TaskRef(model), chunk)
+        model = ("fit", i)  # type: ignore[assignment]
+    [future] = c.get(dsk, [model], sync=False)
+    await async_poll_for(lambda: s.queued and s.idle_task_count, timeout=10)
+
+    def look_closely(*args: Any) -> bool:
+        raise AssertionError("counts outputs again")
+
+    queued = len(s.queued)
+    assert queued > 20
+    with monkeypatch.context() as patch:
+        patch.setattr(Outstanding, "is_full", look_closely)
+        waiting = await waiting_loads(c, s)
+        text = str(await c.rootish())
+    # The worker that is busy with the consumer may have begun a family
+    held = waiting.pop("backpressure")
+    assert held > 20
+    assert waiting.get("family", 0) == queued - held
+    assert f"{held} tasks wait for consumers of what is loaded" in text
+    assert sum(map(s.queued.is_held, s.queued)) == held
+    await event.set()
+    assert await future == 40 * MIB
+
+
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_waiting_in_the_queue_of_the_base(policy: str, on: bool) -> None:
+    """It knows the order alone."""
+
+    @policy_cluster(
+        far=False, config={"distributed.scheduler.rootish-co-assignment": on}
+    )
+    async def run(c: Client, s: Scheduler, a: Worker, b: Worker, policy: str) -> None:
+        ours = on and policy == "producers"
+        assert isinstance(s.queued, RootishQueue) is ours
+        event = Event()
+        dsk = combined(event, 32, width=4)
+        for i in range(32):
+            dsk["load", i] = Task(
+                ("load", i), load_first, event, i, 0, _data_producer=True
+            )
+        futures = await submit(c, s, dsk)
+        waiting = await waiting_loads(c, s)
+        assert waiting == ({"order": 24, "family": 4} if ours else {"order": 28})
+        await event.set()
+        await wait(futures)
+
+    run(policy=policy)
+
+
+@policy_cluster(far=False)
+async def test_column_of_what_is_waited_for(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    """It is there as long as something waits."""
+    event = Event()
+    futures = await submit(c, s, combined(event, 32, width=4))
+    status = await c.rootish()
+    assert RootishStatus.from_dict(json.loads(json.dumps(status.to_dict()))) == status
+    summary = "24 tasks wait for a thread, 4 for the workers that have begun"
+    cell = "24 order, 4 family"
+    for text in (str(status), status._repr_html_()):
+        for part in (summary, cell, "waits for"):
+            assert part in text
+    lines = str(status).splitlines()
+    [load] = [line for line in lines if line.startswith("load ")]
+    [head] = [line for line in lines if line.startswith("group ")]
+    assert load.index(cell) == head.index("waits for")
+    await event.set()
+    await wait(futures)
+    status = await c.rootish()
+    for text in (str(status), status._repr_html_()):
+        assert "waits for" not in text
+        assert "tasks wait" not in text
+
+
+def test_what_is_waited_for_in_words() -> None:
+    assert waits_for({}) == count_waiting({}) == waits_for({"order": 0}) == ""
+    many = {"order": 1200, "restrictions": 3, "backpressure": 14, "family": 8}
+    assert waits_for(many) == (
+        "1,200 tasks wait for a thread, 14 for consumers of what is loaded, 8 for the "
+        "workers that have begun their families, 3 for the workers that may run them"
+    )
+    assert count_waiting(many) == (
+        "1,200 order, 8 family, 14 backpressure, 3 restrictions"
+    )
+    one = dict.fromkeys(["family", "restrictions"], 1)
+    assert waits_for(one) == (
+        "1 task waits for the worker that has begun its family, 1 for the workers that "
+        "may run it"
+    )
+
+
 # -- Events --------------------------------------------------------------------------
 
 
@@ -355,6 +560,9 @@ async def test_count_groups(c: Client, s: Scheduler, a: Worker, b: Worker) -> No
 
 # -- Warnings ------------------------------------------------------------------------
 
+#: Under this policy, what is restricted is never held back
+MARKED = {"distributed.scheduler.rootish-policy": "marked"}
+
 
 def small_cluster(s: Scheduler, nbytes: int = 8 * MIB) -> RootishMonitor:
     """Let the scheduler believe that its workers have this much memory together."""
@@ -376,21 +584,21 @@ async def half_loaded(c: Client, **kwargs: Any) -> AsyncIterator[None]:
     await wait(futures)
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=MARKED)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
         monitor = small_cluster(s)
         async with half_loaded(c, workers=[a.address, b.address]):
             [group] = s.task_groups.values()
-            assert group.rootish_facts.verdict is RESTRICTED
+            assert group.rootish_facts.verdict is NOT_COUNTED
             assert not s.queued
             monitor.check()
             [line] = log.getvalue().splitlines()
             assert repr(group.name) in line
             assert "20.00 MiB" in line
             assert "8.00 MiB" in line
-            assert "(restricted)" in line
-            assert HINTS[RESTRICTED] in line
+            assert "(not-counted)" in line
+            assert HINTS[NOT_COUNTED] in line
             assert INTERVAL in line
             # Not again and again
             monitor.check()
@@ -404,7 +612,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
         assert len(log.getvalue().splitlines()) == 2
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=MARKED)
 async def test_no_warning_where_it_fits(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -416,7 +624,7 @@ async def test_no_warning_where_it_fits(
             assert not log.getvalue()
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=MARKED)
 async def test_no_warning_where_it_is_consumed(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -492,7 +700,7 @@ async def test_no_warning_of_consumers(
         await wait(futures)
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=MARKED)
 async def test_warning_of_a_group_for_each_file(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -540,7 +748,7 @@ async def test_bad_interval(interval: Any) -> None:
             pass
 
 
-@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h"})
+@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h", **MARKED})
 async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:

@@ -11,6 +11,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from distributed import Event, wait
 from distributed.rootish import make_policy
+from distributed.rootish.queue import WAITS
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
@@ -25,6 +26,11 @@ Samples = dict[tuple[str, ...], float]
 def load(i: int, event: Event) -> int:
     event.wait()
     return i
+
+
+def waiting(**numbers: int) -> Samples:
+    """Return the values of all reasons for waiting; those that are not given are 0."""
+    return {(f"reason={reason}",): numbers.get(reason, 0) for reason in WAITS}
 
 
 async def fetch(s: Scheduler) -> dict[str, Samples]:
@@ -43,7 +49,10 @@ async def fetch(s: Scheduler) -> dict[str, Samples]:
 
 @gen_cluster(client=True, nthreads=TWO_WORKERS, config=SATURATION)
 async def test_prometheus(c, s, a, b):
-    nothing = {"dask_rootish_queued_tasks": {(): 0}}
+    nothing = {
+        "dask_rootish_queued_tasks": {(): 0},
+        "dask_rootish_waiting_tasks": waiting(),
+    }
     assert await fetch(s) == nothing
     few = c.submit(inc, 1, key=("few", 0))
     await wait(few)
@@ -56,6 +65,7 @@ async def test_prometheus(c, s, a, b):
     found = await fetch(s)
     assert found["dask_rootish_groups"] == {no: 1, yes: 1}
     assert found["dask_rootish_queued_tasks"] == {(): TASKS - SLOTS}
+    assert found["dask_rootish_waiting_tasks"] == waiting(order=TASKS - SLOTS)
     assert found["dask_rootish_decisions_total"] == {no: 1, yes: TASKS}
 
     # Groups are forgotten, decisions are not
