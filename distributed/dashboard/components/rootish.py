@@ -109,7 +109,7 @@ _STYLE = """
 
 #: Field, title, width, and template or None for a number
 _COLUMNS = (
-    ("name", "Group", 200, _NAME),
+    ("name", "Group", 190, _NAME),
     ("verdict", "Root-ish", 85, _VERDICT),
     ("tasks", "Tasks", 55, None),
     ("waiting", "Waiting", 60, None),
@@ -118,7 +118,7 @@ _COLUMNS = (
     ("memory", "In memory", 75, None),
     ("nbytes", "Bytes in memory, allowed", 170, _BYTES),
     ("waits", "Queued for", 150, _WAITS),
-    ("reason", "Reason", 330, _TEXT),
+    ("reason", "Reason", 360, _TEXT),
 )
 
 
