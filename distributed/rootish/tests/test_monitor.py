@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import dask.array as da
@@ -17,6 +17,7 @@ from dask.tokenize import tokenize
 from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
 from distributed.rootish import POLICIES, explain
 from distributed.rootish.backpressure import Outstanding
+from distributed.rootish.lanes import _Run
 from distributed.rootish.monitor import (
     CHUNKS_PER_SLOT,
     HINTS,
@@ -295,9 +296,25 @@ async def submit(c: Client, s: Scheduler, dsk: dict[Any, Task], **kwargs: Any) -
     return futures
 
 
+@contextlib.contextmanager
+def no_close_look() -> Iterator[None]:
+    """Let nothing look at each queued task, or count outputs again."""
+
+    def look(*args: Any) -> Any:
+        raise AssertionError("looks too closely")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Outstanding, "is_full", look)
+        patch.setattr(_Run, "__iter__", look)
+        patch.setattr(RootishQueue, "__iter__", look)
+        yield
+
+
 async def waiting_loads(c: Client, s: Scheduler) -> dict[str, int]:
     """Return why loads wait. All that are queued do for something."""
-    status = await c.rootish()
+    with no_close_look():
+        status = s.extensions["rootish"].status()
+    assert await c.rootish() == status
     for group in status.groups:
         assert sum(group.waiting.values()) == group.states["queued"]
     assert sum(status.waiting.values()) == status.queued
@@ -367,7 +384,7 @@ def fit(event: Event, model: int, chunk: bytes) -> int:
     config={"distributed.scheduler.unknown-task-duration": "1h"},
 )
 async def test_waiting_for_consumers(
-    c: Client, s: Scheduler, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+    c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
     """Where they come one after the other, loads wait, though a thread is free."""
     event = Event()
@@ -381,15 +398,10 @@ async def test_waiting_for_consumers(
     [future] = c.get(dsk, [model], sync=False)
     await async_poll_for(lambda: s.queued and s.idle_task_count, timeout=10)
 
-    def look_closely(*args: Any) -> bool:
-        raise AssertionError("counts outputs again")
-
     queued = len(s.queued)
     assert queued > 20
-    with monkeypatch.context() as patch:
-        patch.setattr(Outstanding, "is_full", look_closely)
-        waiting = await waiting_loads(c, s)
-        text = str(await c.rootish())
+    waiting = await waiting_loads(c, s)
+    text = str(await c.rootish())
     # The worker that is busy with the consumer may have begun a family
     held = waiting.pop("backpressure")
     assert held > 20
