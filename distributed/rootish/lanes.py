@@ -287,6 +287,8 @@ class Lane:
             elif family.worker not in self._queue.state.running:
                 continue
             if family.adopt(ts, cell):
+                if family.worker is not None:
+                    self._queue.note(ts)
                 return True
         return False
 
@@ -357,8 +359,8 @@ class Lane:
         )
         if own and (ts := self._next_of(own, limit)):
             return Choice(ts, ws, "own", own, self)
-        if (left := self._left_behind(first)) and (ts := left.head()):
-            return Choice(ts, ws, "help", left, self)
+        if other := self._other(ws, first):
+            return other
         if first and (ts := first.head()):
             return Choice(ts, ws, "first", first, self)
         return None
@@ -392,6 +394,9 @@ class Lane:
         family.number = self._number
         family.worker = ws
         self._begun_families[family] = None
+        for cell in family.cells:
+            if cell:
+                self._queue.note(cell[0])
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > KEPT_FAMILIES:
@@ -403,34 +408,41 @@ class Lane:
             else:
                 self._spans.remove(old)
 
-    def _left_behind(self, first: Family | None) -> Family | None:
-        """Return another worker's family, if that is what to go on with.
+    def _other(self, ws: WorkerState, first: Family | None) -> Choice | None:
+        """Return the next task of a family that another worker has begun.
+
+        A worker helps if it has nothing else to do, or if the family is left behind. If
+        it has nothing else since tasks are held back, the family is no less that of the
+        other, which may have a thread free as well.
 
         Parameters
         ----------
+        ws
+            The worker.
         first
             The first family that nobody has begun.
-
-        Notes
-        -----
-        What is next may also be held back. Then the family is no less its worker's own.
         """
-        running = self._queue.state.running
+        state = self._queue.state
         limit = first.priority if first else None
         for family in list(self._begun_families):
             worker = family.worker
             assert worker is not None
-            gone = worker not in running
+            gone = worker not in state.running
             if not family.head():
                 if gone:
                     self._end_family(family, worker)
                 continue
-            if (first or self._holds) and not (gone or self._queue.slackened):
+            if not gone and first:
                 patience = PATIENCE * len(self._begun_families)
                 if self._number - family.number <= patience:
                     return None
-            if self._next_of(family, limit):
-                return family
+            ts = self._next_of(family, limit)
+            if ts is None:
+                continue
+            if gone or first or not self._holds or self._queue.slackened:
+                return Choice(ts, ws, "help", family, self)
+            if worker in state.idle_task_count:
+                return Choice(ts, worker, "own", family, self)
         return None
 
     def _end_family(self, family: Family, worker: WorkerState) -> None:
@@ -461,7 +473,10 @@ class Lane:
             else:
                 return families[n]
         if run:
-            return self._draw(run)
+            family = self._draw(run)
+            if not self._queue.is_held(family.cells[-1][0]):
+                return family
+            n += 1
         self._holds = bool(n or self.held)
         return None
 

@@ -595,6 +595,7 @@ class Producers(RootishPolicy):
             tg for tg in self.unsure if tg.nbytes_total or groups.get(tg.name) is not tg
         ]
         late: list[TaskState] = []
+        queue: Any = self.state.queued
         for tg in known:
             del self.unsure[tg]
             if (mean_output(tg) or 0) <= NEGLIGIBLE_BYTES:
@@ -607,7 +608,10 @@ class Producers(RootishPolicy):
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
                 slots = math.ceil(self.state.WORKER_SATURATION * ws.nthreads)
-                late += mine[CALLED_BACK * max(slots, 1) :]
+                kept = CALLED_BACK * max(slots, 1)
+                for ts in mine[:kept]:
+                    queue.note(ts)
+                late += mine[kept:]
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:

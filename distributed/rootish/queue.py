@@ -304,13 +304,22 @@ class RootishQueue(MutableSet["TaskState"]):
         self.chosen[reason] += 1
         if reason != "own":
             self._records.append((ts.key, ws.address, reason))
+        self.discard(ts)
+
+    def note(self, ts: TaskState) -> None:
+        """Count the output of a task among those that wait to be consumed.
+
+        Parameters
+        ----------
+        ts
+            A task that was sent to a worker, or is of a family that a worker has begun.
+        """
         if self.waiting < math.inf and ts.dependents:
             name = ts.prefix.name
             outstanding = self._outstanding.get(name)
             if outstanding is None:
                 outstanding = self._outstanding[name] = Outstanding()
             outstanding.add(ts)
-        self.discard(ts)
 
     def is_held(self, ts: TaskState) -> bool:
         """Whether a task waits until what was loaded has been consumed.
@@ -327,7 +336,7 @@ class RootishQueue(MutableSet["TaskState"]):
         if len(tasks) < self.waiting:
             return False
         limit = self.waiting * self.pool(ts).slots
-        if len(tasks) < limit or priority_of(ts) < outstanding.latest:
+        if len(tasks) < limit or priority_of(ts) <= outstanding.latest:
             return False
         if not (output := loads_much(ts)):
             return False
