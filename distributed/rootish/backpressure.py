@@ -144,10 +144,12 @@ class Outstanding:
         consumer = before = prefix = None
         latest: tuple[float, ...] = ()
         users: list[tuple[TaskState, TaskState]] = []
-        for ref in dict.fromkeys(self.tasks):
+        seen = set()
+        for ref in self.tasks:
             ts = ref()
-            if ts is None:
+            if ts is None or ts in seen:
                 continue
+            seen.add(ts)
             holder, user = find_consumer(ts, output)
             if holder is None:
                 continue
