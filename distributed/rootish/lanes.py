@@ -73,6 +73,37 @@ class Choice(NamedTuple):
     lane: Lane
 
 
+class Restrictions(NamedTuple):
+    """Which workers may run a task, or should.
+
+    Attributes
+    ----------
+    workers
+        Addresses of workers.
+    hosts
+        Names of hosts.
+    resources
+        Pairs of a name and how much of it is needed.
+    loose
+        Whether others may as well, if none of these is there.
+    beside
+        Whether it is only that the worker holds a handle which is expensive to make.
+    """
+
+    workers: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    resources: frozenset[tuple[str, float]] = frozenset()
+    loose: bool = False
+    beside: bool = False
+
+    @property
+    def only(self) -> str | None:
+        """Address of the worker, if there is only one."""
+        if len(self.workers) > 1 or self.hosts or self.resources or self.loose:
+            return None
+        return next(iter(self.workers))
+
+
 class Pool:
     """The workers that may run tasks of the same restrictions.
 
@@ -80,13 +111,13 @@ class Pool:
     ----------
     state
         Knows the workers.
-    ts
-        A task that has the restrictions, None if there are none.
+    restrictions
+        What the tasks have in common, None if they may run anywhere.
 
     Attributes
     ----------
     restrictions
-        What :func:`restrictions_of` returns for the tasks.
+        The same.
     workers
         Those of them that are running.
     nthreads
@@ -105,20 +136,20 @@ class Pool:
         "workers",
     )
 
-    restrictions: Any
+    restrictions: Restrictions | None
     workers: set[WorkerState]
     nthreads: float
     slots: int
 
-    def __init__(self, state: SchedulerState, ts: TaskState | None = None):
+    def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
-        self.restrictions = ts and restrictions_of(ts)
-        # What `SchedulerState.valid_workers` reads of a task. The task is not kept.
-        self._like: Any = ts and SimpleNamespace(
-            worker_restrictions=set(ts.worker_restrictions or ()),
-            host_restrictions=set(ts.host_restrictions or ()),
-            resource_restrictions=dict(ts.resource_restrictions or {}),
-            loose_restrictions=ts.loose_restrictions,
+        self.restrictions = restrictions
+        # What `SchedulerState.valid_workers` reads of a task
+        self._like: Any = restrictions and SimpleNamespace(
+            worker_restrictions=set(restrictions.workers),
+            host_restrictions=set(restrictions.hosts),
+            resource_restrictions=dict(restrictions.resources),
+            loose_restrictions=restrictions.loose,
         )
         self._seen: Any = None
         self.look()
@@ -192,6 +223,8 @@ class Lane:
     ----------
     count
         How many tasks wait in it.
+    spare
+        Of so many tasks for each thread, others take the rest.
     held
         Name of a prefix -> a heap of its runs, which are held back.
     next
@@ -215,9 +248,11 @@ class Lane:
         "held",
         "next",
         "pool",
+        "spare",
     )
 
     count: int
+    spare: float
     held: dict[str, list[tuple[Any, int, _Run]]]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
@@ -239,6 +274,7 @@ class Lane:
         self._queue = queue
         self.pool = pool
         self.count = 0
+        self.spare = math.inf
         self.held = {}
         self.next = []
         self.begun = {}
@@ -552,7 +588,7 @@ class Lane:
             yield run
 
 
-def restrictions_of(ts: TaskState) -> Any:
+def restrictions_of(ts: TaskState) -> Restrictions | None:
     """Return what tasks have in common that the same workers may run.
 
     Parameters
@@ -562,21 +598,15 @@ def restrictions_of(ts: TaskState) -> Any:
 
     Returns
     -------
-    Hashable
-        None if there are no restrictions, the address of a worker if it is the only one
-        that may run it.
+    Restrictions or None
+        None if every worker may run it.
     """
-    workers, hosts, resources = (
-        ts.worker_restrictions,
-        ts.host_restrictions,
-        ts.resource_restrictions,
-    )
+    workers = ts.worker_restrictions
+    hosts = ts.host_restrictions
+    resources = ts.resource_restrictions
     if not (workers or hosts or resources):
         return None
-    alone = workers and len(workers) == 1 and not (hosts or resources)
-    if workers and alone and not ts.loose_restrictions:
-        return next(iter(workers))
-    return (
+    return Restrictions(
         frozenset(workers or ()),
         frozenset(hosts or ()),
         frozenset((resources or {}).items()),

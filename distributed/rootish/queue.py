@@ -46,7 +46,14 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import Cell, priority_of
-from distributed.rootish.lanes import REASONS, Choice, Lane, Pool, restrictions_of
+from distributed.rootish.lanes import (
+    REASONS,
+    Choice,
+    Lane,
+    Pool,
+    Restrictions,
+    restrictions_of,
+)
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -98,6 +105,7 @@ class RootishQueue(MutableSet["TaskState"]):
     """
 
     __slots__ = (
+        "_beside",
         "_cells",
         "_lanes",
         "_outstanding",
@@ -119,9 +127,11 @@ class RootishQueue(MutableSet["TaskState"]):
     _cells: dict[TaskState, tuple[Cell, Lane]]
     #: Address of a worker -> the lane of tasks that no other worker may run
     _pinned: dict[str, Lane]
+    #: Address of a worker -> the lane of tasks that belong beside a handle it has
+    _beside: dict[str, Lane]
     #: Other restrictions -> the lane of tasks that have them
-    _lanes: dict[Any, Lane]
-    _pools: dict[Any, Pool]
+    _lanes: dict[Restrictions, Lane]
+    _pools: dict[Restrictions | None, Pool]
     _outstanding: dict[str, Outstanding]
     _records: deque[tuple[Key, str, str]]
 
@@ -140,6 +150,7 @@ class RootishQueue(MutableSet["TaskState"]):
         self.open = Lane(self, self._pools[None])
         self._lanes = {}
         self._pinned = {}
+        self._beside = {}
         self._outstanding = {}
         self.slackened = False
 
@@ -172,13 +183,18 @@ class RootishQueue(MutableSet["TaskState"]):
         if value in self._cells:
             return
         lane = self.open
-        if (restrictions := restrictions_of(value)) is not None:
-            lanes = self._lanes_like(restrictions)
-            found = lanes.get(restrictions)
+        restrictions = restrictions_of(value)
+        policy = self.state.rootish_policy
+        if restrictions is None and (home := policy.home(value)):
+            restrictions = Restrictions(frozenset({home.address}), beside=True)
+        if restrictions is not None:
+            lanes, name = self._place_of(restrictions)
+            found = lanes.get(name)
             if found is None:
-                found = Lane(self, self._pool(value, restrictions))
-                lanes[restrictions] = found
+                found = lanes[name] = Lane(self, self._pool(restrictions))
             lane = found
+            if restrictions.beside:
+                lane.spare = policy.patience_beside(value)
         cell = [value]
         self._cells[value] = cell, lane
         lane.add(value, cell)
@@ -192,11 +208,17 @@ class RootishQueue(MutableSet["TaskState"]):
             if not self._cells:
                 self._clear()
             elif not lane.count and lane is not self.open:
-                restrictions = lane.pool.restrictions
-                del self._lanes_like(restrictions)[restrictions]
+                assert lane.pool.restrictions
+                lanes, name = self._place_of(lane.pool.restrictions)
+                del lanes[name]
 
-    def _lanes_like(self, restrictions: Any) -> dict[Any, Lane]:
-        return self._pinned if isinstance(restrictions, str) else self._lanes
+    def _place_of(self, restrictions: Restrictions) -> tuple[dict[Any, Lane], Any]:
+        """Return where the lane of some restrictions is, and under which name."""
+        if restrictions.beside:
+            return self._beside, restrictions.only
+        if restrictions.only is not None:
+            return self._pinned, restrictions.only
+        return self._lanes, restrictions
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -232,12 +254,12 @@ class RootishQueue(MutableSet["TaskState"]):
         ts
             A task, queued or not.
         """
-        return self._pool(ts, restrictions_of(ts)).look()
+        return self._pool(restrictions_of(ts)).look()
 
-    def _pool(self, ts: TaskState, restrictions: Any) -> Pool:
+    def _pool(self, restrictions: Restrictions | None) -> Pool:
         pool = self._pools.get(restrictions)
         if pool is None:
-            pool = self._pools[restrictions] = Pool(self.state, ts)
+            pool = self._pools[restrictions] = Pool(self.state, restrictions)
         return pool
 
     def choose(self) -> Choice | None:
@@ -270,7 +292,7 @@ class RootishQueue(MutableSet["TaskState"]):
             [ws] = idle
         else:
             ws = min(idle, key=_load)
-        if not (self._lanes or self._pinned):
+        if not (self._lanes or self._pinned or self._beside):
             return self.open.choose(ws)
         if choice := self._choose_for(ws):
             return choice
@@ -284,11 +306,17 @@ class RootishQueue(MutableSet["TaskState"]):
         choices = []
         if self.open.count and (choice := self.open.choose(ws)):
             choices.append(choice)
-        if (pinned := self._pinned.get(ws.address)) and (choice := pinned.choose(ws)):
-            choices.append(choice)
+        for lanes in (self._pinned, self._beside):
+            if (mine := lanes.get(ws.address)) and (choice := mine.choose(ws)):
+                choices.append(choice)
         for lane in self._lanes.values():
             if lane.pool.look().has_room(ws) and (choice := lane.choose(ws)):
                 choices.append(choice)
+        if not choices:
+            for lane in self._beside.values():
+                enough = lane.count > lane.spare * lane.pool.nthreads
+                if enough and (choice := lane.choose(ws)):
+                    return choice
         return min(choices, key=lambda choice: priority_of(choice.task), default=None)
 
     def take(self, choice: Choice) -> None:
@@ -379,7 +407,9 @@ class RootishQueue(MutableSet["TaskState"]):
         return [ts for ts, (_, lane) in self._cells.items() if lane in closed]
 
     def _restricted(self) -> Iterator[Lane]:
-        return itertools.chain(self._pinned.values(), self._lanes.values())
+        return itertools.chain(
+            self._pinned.values(), self._beside.values(), self._lanes.values()
+        )
 
     def lanes(self) -> Iterator[Lane]:
         """Yield the lane of tasks without restrictions, and those of the others."""
