@@ -47,10 +47,9 @@ class SchedulerState:
         """
         self._transitions_any(recommendations, client_msgs, worker_msgs, stimulus_id)
         queue = self.queued
-        while queue and self.idle_task_count and isinstance(queue, RootishQueue):
-            choice = queue.choose()
-            if choice is None:
-                break
+        if not isinstance(queue, RootishQueue):
+            return
+        while self.idle_task_count and (choice := queue.choose()):
             recs, cmsgs, wmsgs = self._transition(
                 choice.task.key, "processing", stimulus_id, choice=choice
             )
@@ -59,7 +58,7 @@ class SchedulerState:
                     ours.setdefault(to, []).extend(messages)
             if recs:
                 self._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
-        if isinstance(queue, RootishQueue):
+        if queue.nlanes > 1 or self.rootish_policy.unsure:
             back = [*queue.stranded(), *self.rootish_policy.overdue()]
             if back:
                 recs = {ts.key: "waiting" for ts in back}
@@ -144,6 +143,7 @@ class Scheduler:
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """Ask the queue, after something that may have freed a thread."""
         if isinstance(self.queued, RootishQueue):
-            self.transitions({}, stimulus_id)
+            if self.idle_task_count and self.queued:
+                self.transitions({}, stimulus_id)
         else:
             self._stimulus_queue_slots_maybe_opened_any(stimulus_id=stimulus_id)

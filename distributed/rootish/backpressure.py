@@ -76,6 +76,7 @@ class Outstanding:
     """
 
     __slots__ = (
+        "_added",
         "_again",
         "_since",
         "_wait",
@@ -89,7 +90,9 @@ class Outstanding:
     consumers: TaskGroup | None
     latest: tuple[float, ...]
     slack: int
-    #: Number of tasks, or of finished consumers, from which on all are counted
+    #: How many tasks were ever added
+    _added: int
+    #: How many of them, or of finished consumers, there are when all are counted again
     _again: int
     #: How many consumers had finished, and when that was noticed, in seconds
     _since: tuple[int, float] | None
@@ -101,6 +104,7 @@ class Outstanding:
         self.consumers = None
         self.latest = ()
         self.slack = 0
+        self._added = 0
         self._again = 0
         self._since = None
         self._wait = 0.0
@@ -114,7 +118,25 @@ class Outstanding:
             The task.
         """
         self.tasks.append(weakref.ref(ts))
+        self._added += 1
         self.latest = max(self.latest, priority_of(ts))
+
+    def has_room(self) -> bool:
+        """Whether so few wait, by the last count, that the next need not be held."""
+        return self.consumers is None and self._added < self._again
+
+    def skip(self, limit: float) -> None:
+        """Do without a count for a while, as there is nobody whom tasks could wait for.
+
+        Parameters
+        ----------
+        limit
+            How many outputs may wait.
+        """
+        tasks = self.tasks
+        while len(tasks) > LOOKED_AT * limit:
+            tasks.popleft()
+        self._again = self._added + math.ceil(limit * COUNT_AGAIN)
 
     def is_full(self, limit: float, output: float) -> bool:
         """Whether more outputs wait for a consumer, which is about to run, than may.
@@ -134,7 +156,7 @@ class Outstanding:
         if self.consumers is not None:
             if finished(self.consumers) < self._again:
                 return True
-        elif len(self.tasks) < max(limit, self._again):
+        elif self._added < self._again:
             return False
         about_to_run: set[TaskState] = set()
         still: deque[weakref.ref[TaskState]] = deque(
@@ -173,7 +195,7 @@ class Outstanding:
         step = limit * COUNT_AGAIN
         if waiting < limit or consumer is None or before is None:
             self.consumers = None
-            self._again = len(still) + math.ceil(max(limit - waiting, step))
+            self._again = self._added + math.ceil(max(limit - waiting, step))
             return False
         some = itertools.islice(consumer.dependencies, MEMBERS)
         fan_in = max(sum(dts.group is before.group for dts in some), 1)

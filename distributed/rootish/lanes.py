@@ -384,15 +384,14 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
+        own = None
+        for family in self.begun.get(ws, ()):
+            if family.head() and (own is None or family.priority < own.priority):
+                own = family
         if self.held:
             self._take_back()
         first = self._first()
         limit = first.priority if first else None
-        own = min(
-            (family for family in self.begun.get(ws, ()) if family.head()),
-            key=priority_of,
-            default=None,
-        )
         if own and (ts := self._next_of(own, limit)):
             return Choice(ts, ws, "own", own, self)
         if other := self._other(ws, first):

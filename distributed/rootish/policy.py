@@ -420,9 +420,11 @@ class RootishPolicy(ABC):
     #: (see ``distributed.scheduler.rootish-co-assignment``)
     co_assigns: ClassVar[bool] = False
 
-    __slots__ = ("_told", "decisions", "state")
+    __slots__ = ("_told", "decisions", "state", "unsure")
 
     decisions: defaultdict[Verdict, int]
+    #: Groups of restricted tasks that were sent at once, as nothing was known of them
+    unsure: dict[TaskGroup, None]
     #: Name of a prefix -> what was told of first verdicts
     _told: defaultdict[str, set[Verdict]]
 
@@ -430,6 +432,7 @@ class RootishPolicy(ABC):
         self.state = state
         self.decisions = defaultdict(int)
         self._told = defaultdict(set)
+        self.unsure = {}
 
     def is_rootish(self, ts: TaskState) -> bool:
         """Judge a task for the scheduler, and keep the verdict with its group.
@@ -535,16 +538,13 @@ class Producers(RootishPolicy):
     name = "producers"
     co_assigns = True
 
-    __slots__ = ("_raised", "unsure")
+    __slots__ = ("_raised",)
 
     #: Whether the user raised the settings that bound the count of dependencies
     _raised: bool
-    #: Groups of restricted tasks that were sent at once, as nothing was known of them
-    unsure: dict[TaskGroup, None]
 
     def __init__(self, state: SchedulerState):
         super().__init__(state)
-        self.unsure = {}
         self._raised = (
             max(state.rootish_tg_threshold, state.rootish_tg_dependencies_threshold)
             > DEFAULT_COUNT
@@ -619,8 +619,6 @@ class Producers(RootishPolicy):
         not about to run: beyond twice what a worker holds of root-ish tasks, by their
         priority.
         """
-        if not self.unsure:
-            return []
         groups = self.state.task_groups
         known = [
             tg for tg in self.unsure if tg.nbytes_total or groups.get(tg.name) is not tg

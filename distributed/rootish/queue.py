@@ -97,6 +97,8 @@ class RootishQueue(MutableSet["TaskState"]):
         How many tasks were chosen for each of :data:`REASONS`.
     open
         The lane of tasks without restrictions.
+    nlanes
+        Number of lanes, with that one.
     waiting
         Outputs of a prefix that may wait to be consumed, for each slot
         (``distributed.scheduler.rootish-waiting``).
@@ -113,6 +115,7 @@ class RootishQueue(MutableSet["TaskState"]):
         "_pools",
         "_records",
         "chosen",
+        "nlanes",
         "open",
         "slackened",
         "state",
@@ -121,6 +124,7 @@ class RootishQueue(MutableSet["TaskState"]):
 
     state: SchedulerState
     chosen: dict[str, int]
+    nlanes: int
     open: Lane
     waiting: float
     slackened: bool
@@ -151,6 +155,7 @@ class RootishQueue(MutableSet["TaskState"]):
         self._lanes = {}
         self._pinned = {}
         self._beside = {}
+        self.nlanes = 1
         self._outstanding = {}
         self.slackened = False
 
@@ -192,6 +197,7 @@ class RootishQueue(MutableSet["TaskState"]):
             found = lanes.get(name)
             if found is None:
                 found = lanes[name] = Lane(self, self._pool(restrictions))
+                self.nlanes += 1
             lane = found
             if restrictions.beside:
                 lane.spare = policy.patience_beside(value)
@@ -211,6 +217,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 assert lane.pool.restrictions
                 lanes, name = self._place_of(lane.pool.restrictions)
                 del lanes[name]
+                self.nlanes -= 1
 
     def _place_of(self, restrictions: Restrictions) -> tuple[dict[Any, Lane], Any]:
         """Return where the lane of some restrictions is, and under which name."""
@@ -292,7 +299,7 @@ class RootishQueue(MutableSet["TaskState"]):
             [ws] = idle
         else:
             ws = min(idle, key=_load)
-        if not (self._lanes or self._pinned or self._beside):
+        if self.nlanes == 1:
             return self.open.choose(ws)
         if choice := self._choose_for(ws):
             return choice
@@ -358,22 +365,20 @@ class RootishQueue(MutableSet["TaskState"]):
             A task that is queued.
         """
         outstanding = self._outstanding.get(ts.prefix.name)
-        if not outstanding or ts.who_wants or not ts.dependents:
+        if outstanding is None or outstanding.has_room():
             return False
-        tasks = outstanding.tasks
-        if len(tasks) < self.waiting:
+        if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
             return False
         limit = self.waiting * self.pool(ts).slots
-        if len(tasks) < limit or priority_of(ts) <= outstanding.latest:
+        output = loads_much(ts)
+        if len(outstanding.tasks) < limit:
             return False
-        if not (output := loads_much(ts)):
+        _, consumer = find_consumer(ts, output) if output else (None, None)
+        if consumer is None:
+            outstanding.skip(limit)
             return False
-        _, consumer = find_consumer(ts, output)
-        return (
-            consumer is not None
-            and would_wait(consumer, self.pool(consumer).slots)
-            and outstanding.is_full(limit, output)
-        )
+        slots = self.pool(consumer).slots
+        return would_wait(consumer, slots) and outstanding.is_full(limit, output)
 
     def slacken(self, now: float) -> bool:
         """Let tasks go that were held back while nothing has finished for long.
