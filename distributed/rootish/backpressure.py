@@ -126,7 +126,7 @@ class Outstanding:
         return self.consumers is None and self._added < self._again
 
     def skip(self, limit: float) -> None:
-        """Do without a count for a while, as there is nobody whom tasks could wait for.
+        """Do without a count until there may be enough for the next to be held back.
 
         Parameters
         ----------
@@ -136,7 +136,8 @@ class Outstanding:
         tasks = self.tasks
         while len(tasks) > LOOKED_AT * limit:
             tasks.popleft()
-        self._again = self._added + math.ceil(limit * COUNT_AGAIN)
+        more = max(limit - len(tasks), limit * COUNT_AGAIN)
+        self._again = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
         """Whether more outputs wait for a consumer, which is about to run, than may.

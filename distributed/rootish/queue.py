@@ -107,6 +107,8 @@ class RootishQueue(MutableSet["TaskState"]):
     """
 
     __slots__ = (
+        "_asked",
+        "_asked_at",
         "_beside",
         "_cells",
         "_lanes",
@@ -137,6 +139,9 @@ class RootishQueue(MutableSet["TaskState"]):
     _lanes: dict[Restrictions, Lane]
     _pools: dict[Restrictions | None, Pool]
     _outstanding: dict[str, Outstanding]
+    #: What was found of tasks since the last transition, of that number
+    _asked: dict[TaskState, bool]
+    _asked_at: int
     _records: deque[tuple[Key, str, str]]
 
     def __init__(self, state: SchedulerState):
@@ -155,6 +160,8 @@ class RootishQueue(MutableSet["TaskState"]):
         self._lanes = {}
         self._pinned = {}
         self._beside = {}
+        self._asked = {}
+        self._asked_at = -1
         self.nlanes = 1
         self._outstanding = {}
         self.slackened = False
@@ -289,6 +296,7 @@ class RootishQueue(MutableSet["TaskState"]):
             and not any(ws.processing for ws in state.workers.values())
         ):
             # Nothing is running that could free an output
+            self._asked_at = -1
             for outstanding in self._outstanding.values():
                 outstanding.count_again()
             choice = self._choose(idle)
@@ -369,16 +377,26 @@ class RootishQueue(MutableSet["TaskState"]):
             return False
         if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
             return False
+        # It is asked several times until the next transition
+        now = self.state.transition_counter
+        if self._asked_at != now:
+            self._asked_at = now
+            self._asked.clear()
+        held = self._asked.get(ts)
+        if held is None:
+            held = self._asked[ts] = self._has_to_wait(ts, outstanding)
+        return held
+
+    def _has_to_wait(self, ts: TaskState, outstanding: Outstanding) -> bool:
+        """Whether a task of a prefix that has no room is held back."""
         limit = self.waiting * self.pool(ts).slots
         output = loads_much(ts)
-        if len(outstanding.tasks) < limit:
-            return False
-        _, consumer = find_consumer(ts, output) if output else (None, None)
-        if consumer is None:
-            outstanding.skip(limit)
-            return False
-        slots = self.pool(consumer).slots
-        return would_wait(consumer, slots) and outstanding.is_full(limit, output)
+        if output and len(outstanding.tasks) >= limit:
+            _, consumer = find_consumer(ts, output)
+            if consumer and would_wait(consumer, self.pool(consumer).slots):
+                return outstanding.is_full(limit, output)
+        outstanding.skip(limit)
+        return False
 
     def slacken(self, now: float) -> bool:
         """Let tasks go that were held back while nothing has finished for long.
@@ -401,6 +419,7 @@ class RootishQueue(MutableSet["TaskState"]):
             outstanding.slacken(now, slots, unknown)
             for outstanding in self._outstanding.values()
         ]
+        self._asked_at = -1
         self.slackened = any(found.slack for found in self._outstanding.values())
         return any(more)
 
