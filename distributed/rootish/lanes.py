@@ -334,10 +334,13 @@ class Lane:
         heapq.heappush(self._runs, (priority_of(ts), next(self._counter), run))
         return run
 
-    def _top(self) -> _Run | None:
+    def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
 
-        Those of which the next is held back are set aside.
+        Parameters
+        ----------
+        ask
+            Whether to set aside those of which the next task is held back.
         """
         runs = self._runs
         while runs:
@@ -349,7 +352,7 @@ class Lane:
                 if ts.priority != priority:
                     heapq.heapreplace(runs, (ts.priority, number, run))
                     continue
-                if not self._queue.is_held(ts):
+                if not (ask and self._queue.is_held(ts)):
                     return run
                 held = self.held.setdefault(ts.prefix.name, [])
                 heapq.heappush(held, runs[0])
@@ -534,7 +537,7 @@ class Lane:
         if priority_of(ts) > end:
             joins = 1
             end, members = end_of_family(ts, 1)
-        while more := self._top():
+        while more := self._top(ask=False):
             after = more[0][0]
             if priority_of(after) > end:
                 if len(cells) < members:
