@@ -482,7 +482,8 @@ def _read_waiting() -> float:
     """Return the setting ``distributed.scheduler.rootish-waiting``."""
     value = dask.config.get("distributed.scheduler.rootish-waiting")
     try:
-        waiting = float(value)
+        # As YAML has it, where it comes from the environment
+        waiting = math.inf if value == ".inf" else float(value)
         if isinstance(value, bool) or not waiting > 0:
             raise ValueError
     except (TypeError, ValueError):

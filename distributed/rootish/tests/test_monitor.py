@@ -43,6 +43,9 @@ from distributed.utils_test import (
 
 INTERVAL = "distributed.scheduler.rootish-warning-interval"
 
+#: As in a release, restricted tasks are sent at once
+AT_ONCE = {"distributed.scheduler.rootish-co-assignment": False}
+
 
 def load(handle: Any, i: int) -> bytes:
     return bytes(MIB)
@@ -376,7 +379,7 @@ async def half_loaded(c: Client, **kwargs: Any) -> AsyncIterator[None]:
     await wait(futures)
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
         monitor = small_cluster(s)
@@ -416,7 +419,7 @@ async def test_no_warning_where_it_fits(
             assert not log.getvalue()
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_no_warning_where_it_is_consumed(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -437,12 +440,14 @@ async def test_no_warning_where_it_is_consumed(
         await wait(sizes)
 
 
+@pytest.mark.parametrize("restricted", [True, False])
 @policy_cluster(far=False)
 async def test_no_warning_of_what_is_queued(
-    c: Client, s: Scheduler, a: Worker, b: Worker
+    c: Client, s: Scheduler, a: Worker, b: Worker, restricted: bool
 ) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
-        async with half_loaded(c):
+        workers = [a.address, b.address] if restricted else None
+        async with half_loaded(c, workers=workers):
             assert s.queued
             small_cluster(s, 2 * MIB).check()
             assert not log.getvalue()
@@ -492,7 +497,7 @@ async def test_no_warning_of_consumers(
         await wait(futures)
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_warning_of_a_group_for_each_file(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -540,7 +545,7 @@ async def test_bad_interval(interval: Any) -> None:
             pass
 
 
-@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h"})
+@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h", **AT_ONCE})
 async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
