@@ -95,7 +95,7 @@ class Outstanding:
     #: How many of them, or of finished consumers, there are when all are counted again
     _again: int
     #: How many consumers had finished, and when that was noticed, in seconds
-    _since: tuple[int, float] | None
+    _since: tuple[tuple[TaskGroup, int], float] | None
     #: How long after that holding back slackens, in seconds
     _wait: float
 
@@ -201,9 +201,7 @@ class Outstanding:
         some = itertools.islice(consumer.dependencies, MEMBERS)
         fan_in = max(sum(dts.group is before.group for dts in some), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
-        if self.consumers is not consumer.group:
-            self.consumers = consumer.group
-            self._since = None
+        self.consumers = consumer.group
         self._again = finished(consumer.group) + math.ceil(excess / fan_in)
         return True
 
@@ -231,7 +229,7 @@ class Outstanding:
         """
         if self.consumers is None:
             return False
-        done = finished(self.consumers)
+        done = self.consumers, finished(self.consumers)
         if self._since is None or self._since[0] != done:
             usual = self.consumers.prefix.duration_average
             self._since = done, now

@@ -237,9 +237,11 @@ class Lane:
         "_begun_families",
         "_counter",
         "_end",
+        "_graph",
         "_holds",
         "_latest",
         "_number",
+        "_one_graph",
         "_queue",
         "_runs",
         "_spans",
@@ -264,6 +266,9 @@ class Lane:
     _spans: list[Family]
     #: Families that workers have begun and not finished, in that order
     _begun_families: dict[Family, None]
+    #: Whether all families that were begun are of one graph, that of the last
+    _one_graph: bool
+    _graph: tuple[float, ...]
     #: Whether anything was held back when the lane was asked last
     _holds: bool
     #: Up to where tasks are neighbors of those in the family that was made last, and at
@@ -284,6 +289,8 @@ class Lane:
         self._begun_families = {}
         self._end = NOWHERE
         self._holds = False
+        self._one_graph = True
+        self._graph = ()
         self._counter = itertools.count()
         self._number = 0
 
@@ -395,13 +402,24 @@ class Lane:
             self._take_back()
         first = self._first()
         limit = first.priority if first else None
-        if own and (ts := self._next_of(own, limit)):
+        ts = self._next_of(own, limit) if own else None
+        if own and ts and (self._one_graph or graph_of(ts) <= self._most_urgent()):
             return Choice(ts, ws, "own", own, self)
         if other := self._other(ws, first):
             return other
+        if own and ts:
+            return Choice(ts, ws, "own", own, self)
         if first and (ts := first.head()):
             return Choice(ts, ws, "first", first, self)
         return None
+
+    def _most_urgent(self) -> tuple[float, ...]:
+        """Return the most urgent graph of which a family was begun and is not done."""
+        left = {
+            graph_of(ts) for family in self._begun_families if (ts := family.head())
+        }
+        self._one_graph = len(left) == 1
+        return min(left)
 
     def _next_of(
         self, family: Family, limit: tuple[float, ...] | None
@@ -431,6 +449,10 @@ class Lane:
         self._number += 1
         family.number = self._number
         family.worker = ws
+        self._one_graph = not self._begun_families or (
+            self._one_graph and graph_of(choice.task) == self._graph
+        )
+        self._graph = graph_of(choice.task)
         self._begun_families[family] = None
         for cell in family.cells:
             if cell:

@@ -217,6 +217,7 @@ class RootishQueue(MutableSet["TaskState"]):
         if found := self._cells.pop(value, None):
             cell, lane = found
             cell.clear()
+            self._asked.pop(value, None)
             lane.count -= 1
             if not self._cells:
                 self._clear()

@@ -181,7 +181,7 @@ def test_look_ahead_is_bounded() -> None:
 
 
 def test_is_a_set() -> None:
-    """Who knows the queue of the base finds what a set has, in the order of priority."""
+    """Who knows the queue of the base finds what a set has, in order of priority."""
     s = Paper(2)
     loads = s.pairs(4)
     s.enqueue(*reversed(loads))
