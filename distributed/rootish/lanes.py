@@ -405,7 +405,13 @@ class Lane:
         ts = self._next_of(own, limit) if own else None
         if own and ts and (self._one_graph or graph_of(ts) <= self._most_urgent()):
             return Choice(ts, ws, "own", own, self)
-        if other := self._other(ws, first):
+        before = first
+        if not self._one_graph:
+            urgent = self._most_urgent()
+            if limit is None or limit[:2] > urgent:
+                # What is left of a more urgent graph goes before the first
+                before, limit = None, urgent
+        if other := self._other(ws, before, limit):
             return other
         if own and ts:
             return Choice(ts, ws, "own", own, self)
@@ -418,8 +424,8 @@ class Lane:
         left = {
             graph_of(ts) for family in self._begun_families if (ts := family.head())
         }
-        self._one_graph = len(left) == 1
-        return min(left)
+        self._one_graph = len(left) <= 1
+        return min(left, default=(math.inf,))
 
     def _next_of(
         self, family: Family, limit: tuple[float, ...] | None
@@ -468,7 +474,9 @@ class Lane:
             else:
                 self._spans.remove(old)
 
-    def _other(self, ws: WorkerState, first: Family | None) -> Choice | None:
+    def _other(
+        self, ws: WorkerState, first: Family | None, limit: tuple[float, ...] | None
+    ) -> Choice | None:
         """Return the next task of a family that another worker has begun.
 
         A worker helps if it has nothing else to do, or if the family is left behind. If
@@ -481,9 +489,10 @@ class Lane:
             The worker.
         first
             The first family that nobody has begun.
+        limit
+            Tasks of later graphs have to wait; None if there is no other graph.
         """
         state = self._queue.state
-        limit = first.priority if first else None
         for family in list(self._begun_families):
             worker = family.worker
             assert worker is not None
