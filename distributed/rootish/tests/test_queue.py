@@ -91,17 +91,30 @@ def test_the_least_busy_worker_is_asked_first() -> None:
 
 
 def test_more_urgent_graph_interrupts_families() -> None:
+    """What is begun waits as long as there is anything more urgent to begin."""
+    s = Paper(2)
+    slow, urgent = s.pairs(4, graph=1), s.pairs(2, graph=0)
+    s.enqueue(*slow)
+    assert s.give(0) is slow[0]
+    s.enqueue(*urgent)
+    assert s.give(0) is urgent[0]
+    assert s.give(0) is urgent[1]
+    assert s.give(0) is urgent[2]
+    assert s.give(0) is urgent[3]
+    assert s.give(0) is slow[1]
+
+
+@pytest.mark.xfail(strict=True, reason="families that others have begun are left")
+def test_more_urgent_graph_is_helped() -> None:
     """Between graphs, priority is kept to the task."""
     s = Paper(2)
     slow, urgent = s.pairs(4, graph=1), s.pairs(2, graph=0)
     s.enqueue(*slow)
     assert s.give(0) is slow[0]
     s.enqueue(*urgent)
-    # Worker 1 has a family that is begun; it is helped before the next graph goes on
     assert s.give(1) is urgent[0]
-    assert s.give(0) is urgent[2]
-    assert s.give(0) is urgent[3]
-    assert s.give(0) is urgent[1]
+    # Rather than to go on with a graph that is less urgent
+    assert [s.give(0) for _ in range(3)] == urgent[2:] + urgent[1:2]
     assert s.give(0) is slow[1]
 
 
@@ -181,7 +194,7 @@ def test_look_ahead_is_bounded() -> None:
 
 
 def test_is_a_set() -> None:
-    """Who knows the queue of the base finds what a set has, in order of priority."""
+    """Who knows the queue of the base finds what a set has, most urgent first."""
     s = Paper(2)
     loads = s.pairs(4)
     s.enqueue(*reversed(loads))
@@ -376,9 +389,10 @@ def reschedule(event: Event, *args: object) -> None:
     raise Reschedule
 
 
-def go_on(event: Event, *args: object) -> None:
-    secede()
+def go_on(event: Event, end: Event) -> None:
     event.wait()
+    secede()
+    end.wait()
 
 
 @pytest.mark.parametrize(
@@ -396,7 +410,7 @@ async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None
         "secedes": go_on,
     }.get(happens, wait_for)
     keys = [("first", n) for n in range(4)]
-    begun = c.map(first, [go] * 4, key=keys, priority=1)
+    begun = c.map(first, [go] * 4, [end] * 4, key=keys, priority=1)
     await async_poll_for(lambda: len(s.tasks) == 4, timeout=10)
     futures = c.map(wait_for, [end] * 20, key=[("then", n) for n in range(20)])
     await async_poll_for(lambda: len(s.tasks) == 24, timeout=10)
@@ -405,13 +419,10 @@ async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None
         number: int = s.task_prefixes["then"].states["processing"]
         return number
 
-    if happens == "secedes":
-        await async_poll_for(lambda: sent() == slots(s), timeout=10)
-    else:
-        assert sent() == 0
-    if happens in ("errs", "rescheduled"):
+    assert sent() == 0
+    if happens in ("errs", "rescheduled", "secedes"):
         await go.set()
-        if happens == "errs":
+        if happens != "rescheduled":
             await async_poll_for(lambda: sent() == slots(s), timeout=10)
     elif happens == "cancelled":
         await c.cancel(begun)
@@ -441,6 +452,34 @@ async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None
     await wait(futures)
     assert {future.status for future in futures} == {"finished"}
     assert not [one for one in seen if all(one)]
+
+
+@policy_cluster(
+    far=False,
+    config={
+        "distributed.scheduler.work-stealing": True,
+        # Nothing is stolen but by the test
+        "distributed.scheduler.work-stealing-interval": "1h",
+    },
+)
+async def test_asked_after_a_task_was_stolen(c: Any, s: Any, a: Any, b: Any) -> None:
+    """The worker that loses it has a thread free."""
+    event = Event()
+    first = c.map(
+        wait_for, [event] * 2, key=[("first", n) for n in (0, 1)], workers=[a.address]
+    )
+    await async_poll_for(lambda: len(s.workers[a.address].processing) == 2, timeout=10)
+    futures = c.map(wait_for, [event] * 20, key=[("then", n) for n in range(20)])
+    await async_poll_for(lambda: len(s.queued) == 18, timeout=10)
+    await async_poll_for(lambda: a.state.executing_count == 1, timeout=10)
+    [ready] = (ts.key for ts in a.state.ready)
+    s.extensions["stealing"].move_task_request(
+        s.tasks[ready], s.workers[a.address], s.workers[b.address]
+    )
+    await async_poll_for(lambda: len(s.queued) == 17, timeout=10)
+    assert s.tasks[ready].processing_on is s.workers[b.address]
+    await event.set()
+    await wait([*first, *futures])
 
 
 def load_when(event: Event, worker: str, *args: object) -> bytes:
