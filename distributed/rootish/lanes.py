@@ -45,7 +45,7 @@ PATIENCE = 4
 #: Runs that are taken back at once when a prefix is not held back any more
 TAKEN_BACK = 32
 
-#: Why a worker got a task: see the docstring of this module.
+#: Why a worker got a task: see :mod:`distributed.rootish.queue`.
 REASONS = ("own", "first", "help")
 
 

@@ -17,13 +17,15 @@ backpressure
     Where enough loaded chunks wait for consumers that run or are about to, the next one
     is held back (:mod:`distributed.rootish.backpressure`).
 restrictions
-    Tasks that may run on some workers only wait in a *lane* of their own. A worker is
-    offered the most urgent task of all lanes that are open to it.
+    Tasks that may run on some workers only wait in a *lane* of their own, and so do
+    those that belong beside a handle which takes long to make. A worker is offered the
+    most urgent task of all lanes that are open to it.
 
 Ahead of a more urgent task that the same worker may run goes nothing but the rest of
 families that were begun: two for each worker, of 4.4 times the largest output in each
 (three times that with tasks that become ready late). A task costs O(log runs), however
-many workers, groups and dependents there are; see :mod:`distributed.rootish.lanes`.
+many groups and dependents there are; see :mod:`distributed.rootish.lanes`. Where tasks
+are restricted, the lanes that name more than one worker are gone through as well.
 """
 
 from __future__ import annotations
