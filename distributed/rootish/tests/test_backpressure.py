@@ -630,6 +630,7 @@ async def test_consumer_that_has_seceded(
     c: Any, s: Any, a: Any, b: Any, how: str
 ) -> None:
     """It waits for others, so that nothing is held back for it."""
+    s.periodic_callbacks["rootish-backpressure"].stop()
     result = c.compute(fold_that_waits(40, Event(), how))
     assert await result == 40 * CHUNK_NBYTES
 
