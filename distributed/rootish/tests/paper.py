@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
+    from distributed.scheduler import TaskStateState
+
 SETTINGS = {
     "distributed.scheduler.rootish-policy": "producers",
     "distributed.scheduler.rootish-co-assignment": True,
@@ -147,10 +149,15 @@ class Paper(SchedulerState):
             ts.group.update_nbytes(nbytes)
         return ts
 
+    def move(self, ts: TaskState, state: TaskStateState) -> None:
+        """Let a task change its state, and nothing else."""
+        self.transition_counter += 1
+        ts.state = state
+
     def enqueue(self, *tasks: TaskState) -> None:
         """Let tasks wait in the queue, in this order."""
         for ts in tasks:
-            ts.state = "queued"
+            self.move(ts, "queued")
             self.queue.add(ts)
 
     def offer(self, worker: int) -> Choice | None:
@@ -174,7 +181,7 @@ class Paper(SchedulerState):
     def send(self, ts: TaskState, ws: WorkerState | None = None) -> TaskState:
         """Let a task run."""
         ws = ws or self.all[0]
-        ts.state = "processing"
+        self.move(ts, "processing")
         ts.processing_on = ws
         ws.processing.add(ts)
         return ts
@@ -186,7 +193,7 @@ class Paper(SchedulerState):
             ws, ts.processing_on = ts.processing_on, None
             ws.processing.discard(ts)
             ws.long_running.discard(ts)
-            ts.state = "memory"
+            self.move(ts, "memory")
             ts.who_has = {ws}
             ts.group.add_type("bytes")
             ts.set_nbytes(nbytes)
@@ -194,10 +201,15 @@ class Paper(SchedulerState):
                 if dts.waiting_on:
                     dts.waiting_on.discard(ts)
 
+    def release(self, ts: TaskState) -> None:
+        """Let workers forget an output that is not needed any more."""
+        self.move(ts, "released")
+        ts.who_has = None
+
     def forget(self, ts: TaskState) -> Key:
         """Cancel a task that is queued."""
         self.queue.discard(ts)
-        ts.state = "forgotten"
+        self.move(ts, "forgotten")
         for dts in ts.dependencies:
             dts.dependents.discard(ts)
         for dts in ts.dependents:

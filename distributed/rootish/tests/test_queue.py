@@ -104,7 +104,6 @@ def test_more_urgent_graph_interrupts_families() -> None:
     assert s.give(0) is slow[1]
 
 
-@pytest.mark.xfail(strict=True, reason="families that others have begun are left")
 def test_more_urgent_graph_is_helped() -> None:
     """Between graphs, priority is kept to the task."""
     s = Paper(2)
