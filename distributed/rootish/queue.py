@@ -61,7 +61,13 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+    from distributed.scheduler import (
+        Msgs,
+        SchedulerState,
+        TaskGroup,
+        TaskState,
+        WorkerState,
+    )
 
 #: Why a task waits: for a thread, its family's worker, a consumer, one that may run it.
 WAITS = ("order", "family", "backpressure", "restrictions")
@@ -475,6 +481,40 @@ class RootishQueue(MutableSet["TaskState"]):
                     reason = order if family.worker is None else "family"
                 count(family.cells, reason)
         return reasons
+
+
+def give_out(
+    state: SchedulerState, client_msgs: Msgs, worker_msgs: Msgs, stimulus_id: str
+) -> None:
+    """Give out tasks as long as there is one that a worker with a free thread may run.
+
+    Then take back what was sent or queued in error: tasks that no worker may run any
+    more, and those of which nothing was known when they were sent.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state, all other transitions of which are through.
+    client_msgs, worker_msgs
+        Address -> messages. More are added.
+    stimulus_id
+        What has led to this.
+    """
+    queue: Any = state.queued
+    while state.idle_task_count and (choice := queue.choose()):
+        recs, cmsgs, wmsgs = state._transition(
+            choice.task.key, "processing", stimulus_id, choice=choice
+        )
+        for all_msgs, msgs in ((client_msgs, cmsgs), (worker_msgs, wmsgs)):
+            for address, more in msgs.items():
+                all_msgs.setdefault(address, []).extend(more)
+        if recs:
+            state._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
+    if queue.nlanes > 1 or state.rootish_policy.unsure:
+        back = [*queue.stranded(), *state.rootish_policy.overdue()]
+        if back:
+            recs = {ts.key: "waiting" for ts in back}
+            state._transitions(recs, client_msgs, worker_msgs, stimulus_id)
 
 
 def _load(ws: WorkerState) -> float:
