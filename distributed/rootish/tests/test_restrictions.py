@@ -335,6 +335,8 @@ async def test_called_back(c: Any, s: Any, a: Any, b: Any, large: bool) -> None:
     assert len(s.queued) == 19 - left
     waits = [s.tasks[key].state for key in keys[1:]]
     assert waits == ["processing"] * left + ["queued"] * (19 - left)
+    back = [t for t in s.story(*keys[1:]) if t[1] == "processing"]
+    assert bool(back) is large
     await event.set()
     await wait(futures)
     assert {future.status for future in futures} == {"finished"}
