@@ -124,6 +124,7 @@ class RootishQueue(MutableSet["TaskState"]):
         "_pinned",
         "_pools",
         "_records",
+        "_seceded",
         "chosen",
         "nlanes",
         "open",
@@ -151,6 +152,8 @@ class RootishQueue(MutableSet["TaskState"]):
     _asked: dict[TaskState, bool]
     _asked_at: int
     _records: deque[tuple[Key, str, str]]
+    #: How many tasks had seceded when that was looked at last
+    _seceded: int
 
     def __init__(self, state: SchedulerState):
         self.state = state
@@ -160,6 +163,7 @@ class RootishQueue(MutableSet["TaskState"]):
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
         self._cells = {}
+        self._seceded = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -430,6 +434,13 @@ class RootishQueue(MutableSet["TaskState"]):
         ]
         self._asked_at = -1
         self.slackened = any(found.slack for found in self._outstanding.values())
+        seceded = sum(len(ws.long_running) for ws in self.state.workers.values())
+        if seceded != self._seceded:
+            # Among them may be consumers that were counted
+            self._seceded = seceded
+            for outstanding in self._outstanding.values():
+                outstanding.count_again()
+            return bool(self._outstanding)
         return any(more)
 
     def stranded(self) -> list[TaskState]:

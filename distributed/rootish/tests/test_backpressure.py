@@ -607,6 +607,8 @@ def set_when_last(event: Event, i: int, last: int) -> bytes:
 
 
 def fit_when(model: int, chunk: bytes, event: Event, how: str) -> int:
+    if how != "block":
+        Event("held back").wait()
     if how == "secede":
         secede()
     if how == "worker_client":
@@ -627,13 +629,19 @@ def fold_that_waits(number: int, event: Event, how: str) -> Any:
 
 
 @pytest.mark.parametrize("how", ["secede", "worker_client"])
-@policy_cluster(TWO_WORKERS, far=False, config=PATIENT)
+@policy_cluster(
+    TWO_WORKERS,
+    far=False,
+    config={"distributed.scheduler.default-task-durations": {"fit": "1h"}},
+)
 async def test_consumer_that_has_seceded(
     c: Any, s: Any, a: Any, b: Any, how: str
 ) -> None:
-    """It waits for others, so that nothing is held back for it."""
-    s.periodic_callbacks["rootish-backpressure"].stop()
+    """It waits for others, so that nothing is held back for it any more."""
     result = c.compute(fold_that_waits(40, Event(), how))
+    await settled(s, "fit")
+    assert s.queued
+    await Event("held back").set()
     assert await result == 40 * CHUNK_NBYTES
 
 
