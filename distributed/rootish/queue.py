@@ -302,7 +302,10 @@ class RootishQueue(MutableSet["TaskState"]):
             choice is None
             and self._outstanding
             and len(idle) == len(state.running)
-            and not any(ws.processing for ws in state.workers.values())
+            and all(
+                len(ws.processing) == len(ws.long_running)
+                for ws in state.workers.values()
+            )
         ):
             # Nothing is running that could free an output
             self._asked_at = -1
