@@ -225,6 +225,8 @@ class Lane:
         How many tasks wait in it.
     spare
         Of so many tasks for each thread, others take the rest.
+    waiting
+        A heap of runs, by the priority of the first task, or what that was once.
     held
         Name of a prefix -> a heap of its runs, which are held back.
     next
@@ -243,7 +245,6 @@ class Lane:
         "_number",
         "_one_graph",
         "_queue",
-        "_runs",
         "_spans",
         "begun",
         "count",
@@ -251,15 +252,15 @@ class Lane:
         "next",
         "pool",
         "spare",
+        "waiting",
     )
 
     count: int
     spare: float
+    waiting: list[tuple[Any, int, _Run]]
     held: dict[str, list[tuple[Any, int, _Run]]]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
-    #: A heap by the priority of the first task, or what that was once
-    _runs: list[tuple[Any, int, _Run]]
     #: The run of each group that was begun last
     _latest: dict[TaskGroup, _Run]
     #: Families that may still get tasks which become ready late, by their priority
@@ -283,7 +284,7 @@ class Lane:
         self.held = {}
         self.next = []
         self.begun = {}
-        self._runs = []
+        self.waiting = []
         self._latest = {}
         self._spans = []
         self._begun_families = {}
@@ -338,7 +339,7 @@ class Lane:
     def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
         run = _Run([cell])
         run.group = ts.group
-        heapq.heappush(self._runs, (priority_of(ts), next(self._counter), run))
+        heapq.heappush(self.waiting, (priority_of(ts), next(self._counter), run))
         return run
 
     def _top(self, ask: bool = True) -> _Run | None:
@@ -349,7 +350,7 @@ class Lane:
         ask
             Whether to set aside those of which the next task is held back.
         """
-        runs = self._runs
+        runs = self.waiting
         while runs:
             priority, number, run = runs[0]
             while run and not run[0]:
@@ -380,7 +381,7 @@ class Lane:
                     ts = run[0][0]
                     if self._queue.is_held(ts):
                         break
-                    heapq.heappush(self._runs, (ts.priority, number, run))
+                    heapq.heappush(self.waiting, (ts.priority, number, run))
                     taken += 1
                 heapq.heappop(held)
             if not held:
@@ -617,7 +618,7 @@ class Lane:
 
     def runs(self) -> Iterator[_Run]:
         """Yield all runs, held back or not."""
-        for _, _, run in itertools.chain(self._runs, *self.held.values()):
+        for _, _, run in itertools.chain(self.waiting, *self.held.values()):
             yield run
 
 

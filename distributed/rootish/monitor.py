@@ -133,6 +133,11 @@ class GroupStatus:
         Number of its tasks, with those that were forgotten.
     states
         State -> number of its tasks that are in it.
+    waits
+        Why those wait that are queued -> how many: for their turn (``order``), the
+        worker that has begun their family (``family``), consumers of what is loaded
+        (``backpressure``), or workers that may run them (``restrictions``). Empty with
+        the queue of the base.
     rootish
         Whether it is root-ish, by the last decision; None as long as there is none.
     reason
@@ -156,6 +161,7 @@ class GroupStatus:
     prefix: str
     tasks: int
     states: Mapping[str, int]
+    waits: Mapping[str, int]
     rootish: bool | None
     reason: str | None
     explanation: str | None
@@ -170,6 +176,7 @@ class GroupStatus:
         return {
             **vars(self),
             "states": dict(self.states),
+            "waits": dict(self.waits),
             "decisions": dict(self.decisions),
         }
 
@@ -224,6 +231,10 @@ class RootishStatus:
         bound = chunks_let_through(self.slots, self.nthreads)
         return groups if sum(group.tasks for group in groups) > bound else []
 
+    def waits(self) -> Counter[str]:
+        """Return why tasks wait -> how many; see :class:`GroupStatus`."""
+        return sum((Counter(group.waits) for group in self.groups), Counter())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
         groups = [group.to_dict() for group in self.groups]
@@ -241,14 +252,44 @@ class RootishStatus:
     def _summary(self) -> list[str]:
         slots = "no queue" if self.slots is None else f"{self.slots} slots"
         rootish = sum(bool(group.rootish) for group in self.groups)
-        return [
+        lines = [
             f"{len(self.groups)} groups, {rootish} of them root-ish, under the policy "
             f"{self.policy}; {slots}, {self.queued} tasks queued"
         ]
+        if waits := self.waits():
+            lines.append(f"Tasks wait {describe(waits)}.")
+        return lines
+
+
+#: What tasks wait for, in words, for each of :data:`~distributed.rootish.queue.WAITS`
+WAIT_FOR = {
+    "order": "for their turn",
+    "family": "for the worker that has begun their family",
+    "backpressure": "for consumers of what is loaded",
+    "restrictions": "for workers that may run them",
+}
+
+
+def describe(waits: Mapping[str, int]) -> str:
+    """Put into words why tasks wait.
+
+    Parameters
+    ----------
+    waits
+        Reason -> number of tasks.
+    """
+    return ", ".join(
+        f"{waits[reason]:,d} {words}"
+        for reason, words in WAIT_FOR.items()
+        if waits.get(reason)
+    )
 
 
 _STATES = ("waiting", "queued", "processing", "memory")
-_HEAD = ("group", "tasks", *_STATES, "in memory", "allowed", "root-ish", "reason")
+_HEAD = (
+    *("group", "tasks", *_STATES, "in memory", "allowed", "root-ish"),
+    *("waits for", "reason"),
+)
 #: Columns that are numbers
 _NUMBERS = frozenset(range(1, 8))
 
@@ -263,6 +304,7 @@ def _row(group: GroupStatus) -> tuple[str, ...]:
         "?" if group.output is None else format_bytes(round(group.nbytes)),
         "" if group.allowed is None else format_bytes(round(group.allowed)),
         rootish,
+        ", ".join(f"{number} {reason}" for reason, number in group.waits.items()),
         group.explanation or "Not decided yet.",
     )
 
@@ -314,6 +356,7 @@ class RootishMonitor:
             for tg in groups
             if (output := mean_output(tg)) is not None and brings_data(tg, output)
         }
+        waits = why_waiting(state)
         # What is small beside the chunks is a handle
         least = SMALL * max(loaders.values(), default=0)
         return RootishStatus(
@@ -322,7 +365,8 @@ class RootishMonitor:
             slots=slots,
             queued=len(state.queued),
             groups=tuple(
-                group_status(tg, slots, loaders.get(tg, -1) >= least) for tg in groups
+                group_status(tg, slots, loaders.get(tg, -1) >= least, waits.get(tg, {}))
+                for tg in groups
             ),
         )
 
@@ -428,7 +472,27 @@ def brings_data(tg: TaskGroup, output: float) -> bool:
     return inputs <= DATA_PRICE * output * len(tg)
 
 
-def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
+def why_waiting(state: SchedulerState) -> Mapping[TaskGroup, Mapping[str, int]]:
+    """Return why queued tasks wait.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state.
+
+    Returns
+    -------
+    Mapping
+        Group -> reason -> number of tasks; see :class:`GroupStatus`. Nothing of the
+        queue of the base, which has no reasons.
+    """
+    queue = state.queued
+    return queue.why_waiting() if isinstance(queue, RootishQueue) else {}
+
+
+def group_status(
+    tg: TaskGroup, slots: int | None, loads: bool, waits: Mapping[str, int]
+) -> GroupStatus:
     """Return what is decided of a group, and how far it is.
 
     Parameters
@@ -439,6 +503,8 @@ def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
         Root-ish tasks that the workers are given at once, None if there is no queue.
     loads
         Whether it brings data into the cluster.
+    waits
+        Why its queued tasks wait -> how many.
     """
     facts = tg.rootish_facts
     verdict = facts.verdict
@@ -451,6 +517,7 @@ def group_status(tg: TaskGroup, slots: int | None, loads: bool) -> GroupStatus:
         prefix=tg.prefix.name,
         tasks=len(tg),
         states={state: number for state, number in tg.states.items()},
+        waits=dict(waits),
         rootish=verdict.rootish if verdict else None,
         reason=verdict.reason if verdict else None,
         explanation=verdict.explanation if verdict else None,

@@ -306,7 +306,10 @@ class RootishQueue(MutableSet["TaskState"]):
             choice is None
             and self._outstanding
             and len(idle) == len(state.running)
-            and not any(ws.processing for ws in state.workers.values())
+            and all(
+                len(ws.processing) == len(ws.long_running)
+                for ws in state.workers.values()
+            )
         ):
             # Nothing is running that could free an output
             self._asked_at = -1
@@ -472,18 +475,19 @@ class RootishQueue(MutableSet["TaskState"]):
         idle = self.state.idle_task_count
 
         def count(cells: Iterable[Cell], reason: str) -> None:
-            for cell in cells:
-                if cell:
-                    reasons.setdefault(cell[0].group, Counter())[reason] += 1
+            for tg, number in Counter(cell[0].group for cell in cells if cell).items():
+                reasons.setdefault(tg, Counter())[reason] += number
 
         for lane in self.lanes():
             order = "order"
             if lane is not self.open and not any(map(lane.pool.has_room, idle)):
                 order = "restrictions"
-            for name, reason in (("_runs", order), ("held", "backpressure")):
-                heaps = [lane._runs] if name == "_runs" else lane.held.values()
-                for _, _, run in itertools.chain.from_iterable(heaps):
-                    count(run, reason)
+            heaps = [(lane.waiting, order)]
+            heaps += [(heap, "backpressure") for heap in lane.held.values()]
+            for heap, reason in heaps:
+                for _, _, run in heap:
+                    if number := sum(map(bool, run)):
+                        reasons.setdefault(run.group, Counter())[reason] += number
             for family in lane.families():
                 ts = family.head()
                 if ts is not None and self.is_held(ts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import html
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bokeh.core.properties import without_property_validation
@@ -26,7 +27,7 @@ from distributed.dashboard.components import DashboardComponent
 from distributed.dashboard.components.scheduler import env, individual_doc
 from distributed.dashboard.utils import update
 from distributed.metrics import thread_time
-from distributed.rootish.monitor import CHUNKS_PER_SLOT, count_slots
+from distributed.rootish.monitor import CHUNKS_PER_SLOT, count_slots, describe
 from distributed.utils import log_errors
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ _COLUMNS = (
     ("tasks", "Tasks", 55, None),
     ("waiting", "Waiting", 60, None),
     ("queued", "Queued", 60, None),
+    ("waits", "Wait for", 150, _TEXT),
     ("processing", "Processing", 75, None),
     ("memory", "In memory", 75, None),
     ("nbytes", "Bytes in memory, allowed", 190, _BYTES),
@@ -189,6 +191,7 @@ def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
         "verdict": [_VERDICTS[g.rootish] for g in groups],
         "tasks": [g.tasks for g in groups],
         **{state: [g.states.get(state, 0) for g in groups] for state in _STATES},
+        "waits": [_waits(g) for g in groups],
         "nbytes": [g.nbytes for g in groups],
         "bytes": [_bytes(g) for g in groups],
         "filled": [100 * g.nbytes / full for g in groups],
@@ -201,6 +204,12 @@ def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
         ],
         "reason": [g.explanation or "Not decided yet." for g in groups],
     }
+
+
+def _waits(group: GroupStatus) -> str:
+    """Return why the queued tasks of a group wait, most of them first."""
+    counts = Counter(group.waits).most_common()
+    return ", ".join(f"{reason} {number:,d}" for reason, number in counts)
 
 
 def _bytes(group: GroupStatus) -> str:
@@ -217,10 +226,11 @@ def _summary(status: RootishStatus, shown: int) -> str:
     """Return what is above the table, as HTML."""
     slots = "no queue" if status.slots is None else f"{status.slots:,d} slots"
     rootish = sum(bool(group.rootish) for group in status.groups)
+    waits = describe(status.waits())
     parts = [
         f"Policy <b>{html.escape(status.policy)}</b>",
         slots,
-        f"{status.queued:,d} tasks queued",
+        f"{status.queued:,d} tasks queued" + (f" ({waits})" if waits else ""),
         f"{len(status.groups):,d} groups, {rootish:,d} of them root-ish",
     ]
     if left_out := len(status.groups) - shown:

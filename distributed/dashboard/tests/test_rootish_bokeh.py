@@ -111,9 +111,12 @@ async def test_rows(c, s, a, b):
     assert shown["load"]["reason"] == "It has no inputs and brings data in."
     assert shown["later"]["reason"] == "Not decided yet."
     assert shown["load"]["bytes"] == "?"
+    assert shown["load"]["waits"].startswith(("order ", "family "))
+    assert shown["later"]["waits"] == ""
     summary = component.summary.text
     assert f"Policy <b>producers</b> &middot; {SLOTS} slots" in summary
-    assert f"{TASKS - SLOTS} tasks queued" in summary
+    assert f"{TASKS - SLOTS} tasks queued (" in summary
+    assert "for their turn" in summary
     assert "3 groups, 1 of them root-ish" in summary
     assert "left out" not in summary
 

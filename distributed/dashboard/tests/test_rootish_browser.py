@@ -18,7 +18,7 @@ SLOTS = 4
 TASKS = 20
 
 #: What the columns of numbers are, from the left
-TASKS_, WAITING, QUEUED, PROCESSING, MEMORY = range(2, 7)
+TASKS_, WAITING, QUEUED, WAIT_FOR, PROCESSING, MEMORY = range(2, 8)
 
 HOSTILE = [
     "<script>window.hacked = 1</script>",

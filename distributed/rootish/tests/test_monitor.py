@@ -21,6 +21,7 @@ from distributed.rootish.monitor import (
     GroupStatus,
     RootishMonitor,
     RootishStatus,
+    why_waiting,
 )
 from distributed.rootish.policy import (
     DEAR,
@@ -214,6 +215,36 @@ async def test_data_form(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     data = json.loads(json.dumps(status.to_dict()))
     assert RootishStatus.from_dict(data) == status
     assert status == s.extensions["rootish"].status()
+
+
+def fold(model: float, chunk: bytes, go: Any) -> float:
+    go.wait()
+    return model + len(chunk)
+
+
+@policy_cluster(far=False)
+async def test_why_tasks_wait(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    """Each queued task waits for its turn, its family, consumers, or its workers."""
+    go = Event("go", client=c)
+    models = [0.0]
+    for number in range(60):
+        chunk = delayed(load)("x", number, dask_key_name=("load", number))
+        key = ("fold", number)
+        models.append(delayed(fold)(models[-1], chunk, go, dask_key_name=key))
+    last = c.compute(models[-1], optimize_graph=False)
+    await async_poll_for(
+        lambda: any(n["backpressure"] for n in why_waiting(s).values()), timeout=20
+    )
+    status = await c.rootish()
+    [loads] = [group for group in status.groups if group.name == "load"]
+    assert sum(loads.waits.values()) == loads.states["queued"] == status.queued
+    assert status.waits() == loads.waits
+    count = loads.waits["backpressure"]
+    assert f"{count} for consumers of what is loaded" in str(status)
+    assert f"{count} backpressure" in str(status)
+    await go.set()
+    await last
+    assert not (await c.rootish()).waits()
 
 
 @policy_cluster(far=False)

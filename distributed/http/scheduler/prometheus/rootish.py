@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from distributed.http.prometheus import PrometheusCollector
+from distributed.rootish.monitor import why_waiting
 
 if TYPE_CHECKING:
     from distributed.rootish import Verdict
@@ -50,6 +52,18 @@ class RootishMetricCollector(PrometheusCollector):
             "Tasks that are held back until a thread is free for them",
             value=len(self.server.queued),
         )
+
+        waiting = GaugeMetricFamily(
+            self.build_name("waiting_tasks"),
+            "Tasks that are held back, by what they wait for",
+            labels=("reason",),
+        )
+        waits: Counter[str] = Counter()
+        for counts in why_waiting(self.server).values():
+            waits.update(counts)
+        for reason, count in waits.items():
+            waiting.add_metric([reason], count)
+        yield waiting
 
         decisions = CounterMetricFamily(
             self.build_name("decisions"),

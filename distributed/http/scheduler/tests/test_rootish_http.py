@@ -56,6 +56,9 @@ async def test_prometheus(c, s, a, b):
     found = await fetch(s)
     assert found["dask_rootish_groups"] == {no: 1, yes: 1}
     assert found["dask_rootish_queued_tasks"] == {(): TASKS - SLOTS}
+    waiting = found["dask_rootish_waiting_tasks"]
+    assert set(waiting) <= {("reason=order",), ("reason=family",)}
+    assert sum(waiting.values()) == TASKS - SLOTS
     assert found["dask_rootish_decisions_total"] == {no: 1, yes: TASKS}
 
     # Groups are forgotten, decisions are not
