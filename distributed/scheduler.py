@@ -63,7 +63,10 @@ class SchedulerState:
     def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Queue a root-ish task whose workers have come, like any other."""
         ts = self.tasks[key]
-        if not isinstance(self.queued, RootishQueue) or not self.is_rootish(ts):
+        waits = ts._queueable and not math.isinf(self.WORKER_SATURATION)
+        if not (
+            waits and isinstance(self.queued, RootishQueue) and self.is_rootish(ts)
+        ):
             return self._transition_no_worker_processing_any(key, stimulus_id)
         self.unrunnable.pop(ts)
         return self._transition_waiting_queued(key, stimulus_id)
