@@ -63,7 +63,9 @@ class SchedulerState:
     def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Queue a root-ish task whose workers have come, like any other."""
         ts = self.tasks[key]
-        if not isinstance(self.queued, RootishQueue) or not self.is_rootish(ts):
+        held = ts._queueable and not math.isinf(self.WORKER_SATURATION)
+        held = held and isinstance(self.queued, RootishQueue) and self.is_rootish(ts)
+        if not held:
             return self._transition_no_worker_processing_any(key, stimulus_id)
         self.unrunnable.pop(ts)
         return self._transition_waiting_queued(key, stimulus_id)
