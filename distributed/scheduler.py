@@ -63,9 +63,7 @@ class SchedulerState:
     def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Queue a root-ish task whose workers have come, like any other."""
         ts = self.tasks[key]
-        held = ts._queueable and not math.isinf(self.WORKER_SATURATION)
-        held = held and isinstance(self.queued, RootishQueue) and self.is_rootish(ts)
-        if not held:
+        if not isinstance(self.queued, RootishQueue) or not self.queued.waits_here(ts):
             return self._transition_no_worker_processing_any(key, stimulus_id)
         self.unrunnable.pop(ts)
         return self._transition_waiting_queued(key, stimulus_id)
