@@ -63,10 +63,7 @@ class SchedulerState:
     def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Queue a root-ish task whose workers have come, like any other."""
         ts = self.tasks[key]
-        waits = ts._queueable and not math.isinf(self.WORKER_SATURATION)
-        if not (
-            waits and isinstance(self.queued, RootishQueue) and self.is_rootish(ts)
-        ):
+        if not isinstance(self.queued, RootishQueue) or not self.queued.waits_here(ts):
             return self._transition_no_worker_processing_any(key, stimulus_id)
         self.unrunnable.pop(ts)
         return self._transition_waiting_queued(key, stimulus_id)

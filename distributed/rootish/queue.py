@@ -380,6 +380,18 @@ class RootishQueue(MutableSet["TaskState"]):
                 outstanding = self._outstanding[name] = Outstanding()
             outstanding.add(ts)
 
+    def waits_here(self, ts: TaskState) -> bool:
+        """Whether a task that is ready has to wait for a thread.
+
+        Parameters
+        ----------
+        ts
+            A task that is not queued.
+        """
+        state = self.state
+        queues = ts._queueable and not math.isinf(state.WORKER_SATURATION)
+        return queues and state.is_rootish(ts)
+
     def is_held(self, ts: TaskState) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 

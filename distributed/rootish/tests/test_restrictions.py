@@ -368,18 +368,25 @@ async def test_pool_leaves_and_comes_back(c: Any, s: Any, a: Any, b: Any) -> Non
         assert seen.peak_sent == SLOTS
 
 
-@policy_cluster(POOL, far=False)
-async def test_pool_is_not_there_yet(c: Any, s: Any, a: Any, b: Any) -> None:
+@pytest.mark.parametrize("saturation", [1.1, "inf"])
+def test_pool_is_not_there_yet(saturation: Any) -> None:
     """Loads wait for it like other tasks, and are held back when it comes."""
-    event = Event()
-    sizes = loads_and_consumers(c, event, {"resources": {"LATER": 1}})
-    await async_poll_for(lambda: len(s.unrunnable) == 20, timeout=10)
-    async with Worker(s.address, nthreads=1, resources={"LATER": 1}) as later:
-        ws = s.workers[later.address]
-        await async_poll_for(lambda: len(ws.processing) == SLOTS, timeout=10)
-        assert len(s.queued) == 20 - SLOTS
-        await event.set()
-        assert await c.gather(sizes) == [CHUNK_NBYTES] * 20
+    config = {"distributed.scheduler.worker-saturation": saturation}
+
+    @policy_cluster(POOL, far=False, config=config)
+    async def run(c: Any, s: Any, a: Any, b: Any) -> None:
+        event = Event()
+        sizes = loads_and_consumers(c, event, {"resources": {"LATER": 1}})
+        await async_poll_for(lambda: len(s.unrunnable) == 20, timeout=10)
+        async with Worker(s.address, nthreads=1, resources={"LATER": 1}) as later:
+            ws = s.workers[later.address]
+            sent = 20 if saturation == "inf" else SLOTS
+            await async_poll_for(lambda: len(ws.processing) == sent, timeout=10)
+            assert len(s.queued) == 20 - sent
+            await event.set()
+            assert await c.gather(sizes) == [CHUNK_NBYTES] * 20
+
+    run()
 
 
 @policy_cluster(POOL, far=False)
