@@ -93,17 +93,17 @@ async def test_page(c, s, a, b, browser):
         await show(QUEUED, f"{TASKS - SLOTS}")
         await show(PROCESSING, f"{SLOTS}")
         await show(MEMORY, "0")
-        await show(8, "It has no inputs and brings data in.")
+        await show(9, "It has no inputs and brings data in.")
         await event.set()
         await wait(loads)
         await show(QUEUED, "0")
         await show(PROCESSING, "0")
         await show(MEMORY, f"{TASKS}")
         # There is a bar, with a tick
-        assert (await cell(page, "load", 7).locator(".bar").bounding_box())[
+        assert (await cell(page, "load", 8).locator(".bar").bounding_box())[
             "width"
         ] > 50
-        await expect(cell(page, "load", 7).locator(".tick")).to_be_visible()
+        await expect(cell(page, "load", 8).locator(".tick")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["rootish", "individual-rootish"])

@@ -411,9 +411,9 @@ def test_families_of_a_tree(on: bool, width: int) -> None:
         [total] = c.get(tree(leaves, width), ["total"], sync=False)
         assert await total == 32 * CHUNK_NBYTES
         assert len(set(dealt.workers.values())) == 4
-        # At the end, whoever has nothing else to do helps
-        assert (split(dealt, families[: len(families) // 2]) <= 2) is on
-        assert (split(dealt, families) <= 8) is on
+        # At the end, who has nothing else to do helps; before, who is much faster
+        assert (split(dealt, families[: len(families) // 2]) < len(families) / 8) is on
+        assert (split(dealt, families) < len(families) / 3) is on
         assert (moved(workers) < leaves * CHUNK_NBYTES / 8) is on
 
     run()
