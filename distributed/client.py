@@ -16,7 +16,7 @@ class Client:
         RootishStatus
             It is printed as a table, has one for notebooks, and ``to_dict``. Groups
             are in it as long as the scheduler knows them. What queued tasks wait for is
-            in ``waiting`` of each group, and in the table if there are any.
+            in ``waits`` of each group, and in the table if there are any.
 
         Raises
         ------

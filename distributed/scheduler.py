@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from distributed.rootish.monitor import RootishMonitor
 from distributed.rootish.policy import GroupFacts, RootishPolicy, make_policy
-from distributed.rootish.queue import Choice, RootishQueue, make_queue
+from distributed.rootish.queue import Choice, RootishQueue, give_out, make_queue
 
 DEFAULT_EXTENSIONS["rootish"] = RootishMonitor
 
@@ -40,30 +40,10 @@ class SchedulerState:
         worker_msgs: Msgs,
         stimulus_id: str,
     ) -> None:
-        """Process transitions until none are left, and then ask the queue.
-
-        Whatever fills the queue or frees a thread ends here, so that no thread stays
-        free beside a task that it may run.
-        """
+        """Ask the queue after all transitions that fill it or free a thread."""
         self._transitions_any(recommendations, client_msgs, worker_msgs, stimulus_id)
-        queue = self.queued
-        while queue and self.idle_task_count and isinstance(queue, RootishQueue):
-            choice = queue.choose()
-            if choice is None:
-                break
-            recs, cmsgs, wmsgs = self._transition(
-                choice.task.key, "processing", stimulus_id, choice=choice
-            )
-            for ours, theirs in ((client_msgs, cmsgs), (worker_msgs, wmsgs)):
-                for to, messages in theirs.items():
-                    ours.setdefault(to, []).extend(messages)
-            if recs:
-                self._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
-        if isinstance(queue, RootishQueue):
-            back = [*queue.stranded(), *self.rootish_policy.overdue()]
-            if back:
-                recs = {ts.key: "waiting" for ts in back}
-                self._transitions(recs, client_msgs, worker_msgs, stimulus_id)
+        if isinstance(self.queued, RootishQueue):
+            give_out(self, client_msgs, worker_msgs, stimulus_id)
 
     def decide_worker_rootish_queuing_enabled(self) -> WorkerState | None:
         """Let every root-ish task wait in the queue, where ours is in force."""
@@ -80,13 +60,20 @@ class SchedulerState:
         self.queued.add(ts)
         return {}, {}, {}
 
+    def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
+        """Queue a root-ish task whose workers have come, like any other."""
+        ts = self.tasks[key]
+        if not isinstance(self.queued, RootishQueue) or not self.queued.waits_here(ts):
+            return self._transition_no_worker_processing_any(key, stimulus_id)
+        self.unrunnable.pop(ts)
+        return self._transition_waiting_queued(key, stimulus_id)
+
     def _transition_queued_processing(
         self, key: Key, stimulus_id: str, choice: Choice | None = None
     ) -> RecsMsgs:
         """Give a queued task to the worker for which it was chosen.
 
-        A task may be queued before anything is known of what its group brings in. If
-        that turned out to be little, it goes where its inputs are.
+        If its group has turned out to bring in little, it goes where its inputs are.
         """
         queue = self.queued
         if not isinstance(queue, RootishQueue):
@@ -96,10 +83,8 @@ class SchedulerState:
         if choice is None or choice.task is not ts:
             return {}, {}, {}
         ws = choice.worker
-        tg = ts.group
-        if tg.nbytes_total >= tg.rootish_facts.confirmed_until and not self.is_rootish(
-            ts
-        ):
+        in_doubt = ts.group.nbytes_total >= ts.group.rootish_facts.confirmed_until
+        if in_doubt and not self.is_rootish(ts):
             ws = self.decide_worker_non_rootish(ts) or ws
         queue.take(choice)
         return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
@@ -108,33 +93,19 @@ class SchedulerState:
         """Check a task in the state ``queued``; it may be restricted."""
         ts = self.tasks[key]
         assert ts in self.queued
-        assert not ts.waiting_on
-        assert not ts.who_has
         assert not ts.processing_on
         assert all(dts.who_has and ts in (dts.waiters or ()) for dts in ts.dependencies)
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
-        """Pick a worker for a task that is not root-ish, beside the inputs that matter.
-
-        Returns
-        -------
-        ws: WorkerState | None
-            The worker on which the task is expected to start soonest, or None if there
-            is no worker for it.
-        """
-        ws = self.rootish_policy.place(ts)
-        return ws or self._decide_worker_non_rootish_any(ts)
+        """Pick a worker for a task that is not root-ish, beside inputs that matter."""
+        return self.rootish_policy.place(ts) or self._decide_worker_non_rootish_any(ts)
 
 
 class Scheduler:
     async def remove_worker(
         self, address: str, *, stimulus_id: str, **kwargs: Any
     ) -> str:
-        """Remove a worker, and ask the queue: its tasks may need other threads now.
-
-        Others may have worked for data that is lost with it, so that nothing else would
-        ever ask.
-        """
+        """Remove a worker, and ask the queue: others may have worked for its data."""
         answer = await self._remove_worker_any(
             address, stimulus_id=stimulus_id, **kwargs
         )
@@ -143,7 +114,7 @@ class Scheduler:
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """Ask the queue, after something that may have freed a thread."""
-        if isinstance(self.queued, RootishQueue):
-            self.transitions({}, stimulus_id)
-        else:
+        if not isinstance(self.queued, RootishQueue):
             self._stimulus_queue_slots_maybe_opened_any(stimulus_id=stimulus_id)
+        elif self.idle_task_count and self.queued:
+            self.transitions({}, stimulus_id)

@@ -45,13 +45,14 @@ def all_days():
     return analyse_days(range(160))
 
 
-def main():
-    """Compute all days, and look at the scheduler on the way."""
+def main(policy):
+    """Compute all days under a policy, and look at the scheduler on the way."""
     # The limit is only there to be compared with: so little would pause the workers
     reactions = ("target", "spill", "pause", "terminate")
     with (
         dask.config.set(
             {f"distributed.worker.memory.{name}": False for name in reactions}
+            | {"distributed.scheduler.rootish-policy": policy}
         ),
         LocalCluster(
             n_workers=2,
@@ -64,9 +65,10 @@ def main():
     ):
         future = client.compute(all_days())
         time.sleep(2)
-        print(client.rootish())
+        print(client.rootish(), end="\n\n", flush=True)
         future.result()
 
 
 if __name__ == "__main__":
-    main()
+    main("marked")
+    main("producers")

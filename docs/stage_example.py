@@ -1,4 +1,4 @@
-"""Two computations that keep what they load, and the same in stages.
+"""A computation that keeps what it loads, and the same in stages.
 
 Prints what is in stage_example.txt, and draws stage.png beside this file.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 import dask.array as da
 import xarray as xr
 from matplotlib.figure import Figure
-from restricted_example import all_days, analyse_days
 
 from distributed import Client, LocalCluster
 from distributed.diagnostics import MemorySampler
@@ -34,12 +33,6 @@ def warm_in_two_stages(t, path):
     """Compute the mean, write it to a Zarr store, and go on from there."""
     t.mean("time").to_dataset(name="mean").to_zarr(path, zarr_format=2)
     return warm_by_mean(t, path).compute()
-
-
-def in_parts(days, size):
-    """Read and analyse so many days at a time."""
-    parts = [days[start : start + size] for start in range(0, len(days), size)]
-    return sum(analyse_days(part).compute() for part in parts)
 
 
 def write_temperature(path):
@@ -112,8 +105,6 @@ def main(folder):
     runs = {
         "warm, at once": lambda client: watch(client, warm_at_once(t), loader),
         "warm, in two stages": lambda client: warm_in_two_stages(t, mean),
-        "restricted, at once": lambda client: all_days().compute(),
-        "restricted, 16 days at a time": lambda client: in_parts(range(160), 16),
     }
     measured = {name: measure(compute) for name, compute in runs.items()}
 
@@ -126,36 +117,25 @@ def main(folder):
         seconds = curves["managed"][-1][0]
         lines.append(f"{name:30}{managed:11.0f}  {process:11.0f}  {seconds:7.1f}")
     show("measured", *lines)
-    warm, warm_staged, restricted, restricted_staged = (
-        result for result, _ in measured.values()
-    )
+    warm, warm_staged = (result for result, _ in measured.values())
     assert warm.equals(warm_staged)
-    assert restricted == restricted_staged
     draw([curves for _, curves in measured.values()])
 
 
 def draw(runs):
-    """Draw memory over time, a panel for each computation."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    panels = figure.subplots(ncols=2)
-    titles = "Days warmer than the mean plus 5 degrees", "Reads restricted to a worker"
-    for panel, title, data, pair in zip(
-        panels, titles, (512, 320), (runs[:2], runs[2:])
+    """Draw memory over time."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    panel = figure.subplots()
+    for how, colour, curves in zip(
+        ("at once", "in stages"), ("#0072B2", "#E69F00"), runs
     ):
-        for how, colour, curves in zip(
-            ("at once", "in stages"), ("#0072B2", "#E69F00"), pair
-        ):
-            panel.plot(*zip(*curves["process"]), color=colour, label=how)
-            panel.plot(
-                *zip(*curves["managed"]), ":", color=colour, label=f"{how}, managed"
-            )
-        panel.axhline(data, color="grey", linewidth=0.8, label="size of the data")
-        panel.set_title(title, size=10)
-        panel.set(xlabel="time (s)", ylabel="memory of both workers (MiB)")
-        panel.set_ylim(bottom=0)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5
-    )
+        panel.plot(*zip(*curves["process"]), color=colour, label=how)
+        panel.plot(*zip(*curves["managed"]), ":", color=colour, label=f"{how}, managed")
+    panel.axhline(512, color="grey", linewidth=0.8, label="size of the data")
+    panel.set_title("Days warmer than the mean plus 5 degrees", size=10)
+    panel.set(xlabel="time (s)", ylabel="memory of both workers (MiB)")
+    panel.set_ylim(bottom=0)
+    figure.legend(loc="outside right center")
     figure.savefig(Path(__file__).with_name("stage.png"), dpi=100)
 
 

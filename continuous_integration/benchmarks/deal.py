@@ -96,7 +96,7 @@ def record(client: Client, folder: Path, recorder: Recorder) -> None:
 def main(picture: Path, folder: Path, figures: str | None) -> None:
     """Draw which of four workers loads which chunk."""
     deals = []
-    for title, on in (("one by one", False), ("in blocks", True)):
+    for title, on in (("one by one", False), ("in families", True)):
         recorder = Recorder()
         work = Workload("deal", total, prepare=partial(record, recorder=recorder))
         with dask.config.set({"distributed.scheduler.rootish-co-assignment": on}):

@@ -95,7 +95,7 @@ def stage() -> None:
     picture = docs / "stage.png"
     write_figures(
         "stage",
-        about=[*SCHEDULER, "docs/stage_example.py", "docs/restricted_example.py"],
+        about=[*SCHEDULER, "docs/stage_example.py"],
         head=head,
         rows=rows,
         picture=picture,

@@ -50,7 +50,11 @@ FOLDER = Path("docs", "figures")
 #: What decides which task runs when and where.
 SCHEDULER = (
     "distributed/scheduler.py",
+    "distributed/stealing.py",
     "distributed/rootish/policy.py",
+    "distributed/rootish/families.py",
+    "distributed/rootish/backpressure.py",
+    "distributed/rootish/lanes.py",
     "distributed/rootish/queue.py",
 )
 

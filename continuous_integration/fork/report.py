@@ -160,6 +160,7 @@ def names(divergence: Divergence) -> str:
 #: What is counted apart from the others, and where it is.
 _PARTS = {
     "scheduler": ("distributed/scheduler.py",),
+    "stealing": ("distributed/stealing.py",),
     "visible": (
         "distributed/client.py",
         "distributed/dashboard/scheduler.py",

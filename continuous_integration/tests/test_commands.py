@@ -100,14 +100,15 @@ def test_counts_of_the_readme(copy: Path) -> None:
     assert section.count("  extends ") == counts["extended"] > 0
 
 
-# Five and sixty, and what mends a fault of the base in `Scheduler.remove_worker`
+# The nine of the design, one for restricted tasks whose workers come later, and two
+# constructors that are extended
 @pytest.mark.parametrize(
-    ("decision", "definitions", "lines"), [(True, 5 + 1, 60 + 16), (False, 1, 80)]
+    ("decision", "definitions", "lines"), [(True, 9 + 1 + 2, 150 + 10), (False, 2, 100)]
 )
 def test_divergence_is_within_the_budget(
     base: Base, decision: bool, definitions: int, lines: int
 ) -> None:
-    """The design allows five definitions and sixty lines for the decision.
+    """The design allows nine definitions and 150 lines for decision and queue.
 
     What shows it, in other modules, has to do with much less.
     """

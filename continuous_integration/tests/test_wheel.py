@@ -171,6 +171,7 @@ def test_configuration_is_that_of_the_base_and_ours(
     scheduler = changed["distributed"]["scheduler"]
     assert scheduler.pop("rootish-policy") == "producers"
     assert scheduler.pop("rootish-co-assignment") is True
+    assert scheduler.pop("rootish-waiting") == 2
     assert scheduler.pop("rootish-warning-interval") == "60s"
     assert changed == original
     original_lines = theirs[path].splitlines()

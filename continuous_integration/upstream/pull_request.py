@@ -38,8 +38,9 @@ against that: loads are recognised whoever wrote them, and tasks that consume
 as much as they make stay beside their inputs. The rule as it was, marks and
 counts of dependencies, stays as a policy.
 
-The queue is given out in blocks of neighbours, so that chunks which are
-combined are loaded on one worker.
+All of them go through one queue. It keeps their order, gives tasks whose
+outputs meet to one worker, waits for the consumers of what is loaded, and
+knows which workers may run a restricted task.
 """
 
 PAGES_MESSAGE = """\

@@ -10,6 +10,8 @@ families
     Which of the tasks that are held back belong on one worker.
 backpressure
     Which of them wait until what was loaded has been consumed.
+lanes
+    What waits for the same workers, and the families that it makes.
 queue
     When they are given out, in which order, and to whom.
 simulation

@@ -5,19 +5,22 @@ come one after the other, or belong to a small pool of workers, what is loaded w
 them. A prefix may have so many outputs that wait, for each slot; beyond that, its next
 task is held back as long as
 
-- so many of its outputs have a consumer that is running, or *about to run*: whatever it
-  still waits for is running itself, or waits for nothing else than what is;
+- so many of its outputs have a consumer that is running, or will be when others have
+  ended that are no loads: whatever it still waits for is running, or waits for nothing
+  but what is;
 - the consumer of the next task would have to wait, too; and
-- the next task is not more urgent than one that is out already: gaps are filled.
+- the next task is later than all that are out, and of no family that was begun: gaps
+  are filled.
 
-No computation can stop for that. As long as a task is held back, a consumer is running
-or about to, so that something is running that another task waits for; when that ends,
-its consumer runs, and so on until an output is freed. (Or a gap is filled first, by a
-task that is not held back.) Outputs that have to be held anyway, since their consumer
-waits for what is not even loaded, do not count: anomalies, persisted data and rechunks
-are not slowed down. Only a task that runs and does not end before a task does that is
-held back, because it waits for an event which that would set, could stop it; therefore
-holding back slackens when nothing has finished for longer than consumers usually take.
+No computation can stop for that. As long as a task is held back, a task that is no load
+of its kind is running, and a consumer waits for that, and for gaps that are filled
+meanwhile. When it has ended, either the consumer runs and frees an output, or another
+task is running that it waits for, and so on: there is an end of these. Outputs that
+have to be held anyway, since their consumer waits for what is not even given out, do
+not count: anomalies, persisted data and rechunks are not slowed down. Only a task that
+runs and does not end before one does that is held back, because it waits for an event
+which that would set, could stop it; therefore holding back slackens when nothing has
+finished for longer than consumers usually take.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import itertools
 import math
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distributed.rootish.families import MEMBERS, STEPS, priority_of
@@ -40,7 +44,7 @@ KEPT = 0.5
 
 #: Outputs are counted again when the number of those given out, or of consumers that
 #: have finished, has changed by this part of the bound.
-COUNT_AGAIN = 1 / 8
+COUNT_AGAIN = 1 / 16
 
 #: Outputs that are looked at, as a multiple of the bound: data that must be held anyway
 #: is not counted over and over.
@@ -55,7 +59,9 @@ PATIENCE = 2
 
 
 class Outstanding:
-    """Tasks of one prefix that left the queue, and whose outputs may be in memory.
+    """Tasks of one prefix whose outputs are in memory, or will be.
+
+    They have left the queue, or are of a family that a worker has begun.
 
     Attributes
     ----------
@@ -70,6 +76,7 @@ class Outstanding:
     """
 
     __slots__ = (
+        "_added",
         "_again",
         "_since",
         "_wait",
@@ -83,10 +90,12 @@ class Outstanding:
     consumers: TaskGroup | None
     latest: tuple[float, ...]
     slack: int
-    #: Number of tasks, or of finished consumers, from which on all are counted
+    #: How many tasks were ever added
+    _added: int
+    #: How many of them, or of finished consumers, there are when all are counted again
     _again: int
     #: How many consumers had finished, and when that was noticed, in seconds
-    _since: tuple[int, float] | None
+    _since: tuple[tuple[TaskGroup, int], float] | None
     #: How long after that holding back slackens, in seconds
     _wait: float
 
@@ -95,12 +104,13 @@ class Outstanding:
         self.consumers = None
         self.latest = ()
         self.slack = 0
+        self._added = 0
         self._again = 0
         self._since = None
         self._wait = 0.0
 
     def add(self, ts: TaskState) -> None:
-        """Note that a task leaves the queue.
+        """Count the output of a task.
 
         Parameters
         ----------
@@ -108,7 +118,26 @@ class Outstanding:
             The task.
         """
         self.tasks.append(weakref.ref(ts))
+        self._added += 1
         self.latest = max(self.latest, priority_of(ts))
+
+    def has_room(self) -> bool:
+        """Whether so few wait, by the last count, that the next need not be held."""
+        return self.consumers is None and self._added < self._again
+
+    def skip(self, limit: float) -> None:
+        """Do without a count until there may be enough for the next to be held back.
+
+        Parameters
+        ----------
+        limit
+            How many outputs may wait.
+        """
+        tasks = self.tasks
+        while len(tasks) > LOOKED_AT * limit:
+            tasks.popleft()
+        more = max(limit - len(tasks), limit * COUNT_AGAIN)
+        self._again = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
         """Whether more outputs wait for a consumer, which is about to run, than may.
@@ -128,29 +157,37 @@ class Outstanding:
         if self.consumers is not None:
             if finished(self.consumers) < self._again:
                 return True
-        elif len(self.tasks) < max(limit, self._again):
+        elif self._added < self._again:
             return False
         about_to_run: set[TaskState] = set()
         still: deque[weakref.ref[TaskState]] = deque(
             maxlen=math.ceil(LOOKED_AT * limit)
         )
         waiting = 0
-        consumer = before = None
+        consumer = before = prefix = None
         latest: tuple[float, ...] = ()
         users: list[tuple[TaskState, TaskState]] = []
+        seen = set()
         for ref in self.tasks:
             ts = ref()
-            if ts is None:
+            if ts is None or ts in seen:
                 continue
+            seen.add(ts)
             holder, user = find_consumer(ts, output)
             if holder is None:
                 continue
             still.append(ref)
             latest = max(latest, priority_of(ts))
+            prefix = ts.prefix
             if user is not None:
                 users.append((holder, user))
+
+        def gap(ts: TaskState) -> bool:
+            """Whether a task loads the same, and is not held back."""
+            return priority_of(ts) <= latest and ts.prefix is prefix
+
         for holder, user in users:
-            if is_about_to_run(user, about_to_run, latest):
+            if is_about_to_run(user, about_to_run, gap):
                 waiting += 1
                 if consumer is None:
                     consumer, before = user, holder
@@ -159,14 +196,12 @@ class Outstanding:
         step = limit * COUNT_AGAIN
         if waiting < limit or consumer is None or before is None:
             self.consumers = None
-            self._again = len(still) + math.ceil(max(limit - waiting, step))
+            self._again = self._added + math.ceil(max(limit - waiting, step))
             return False
         some = itertools.islice(consumer.dependencies, MEMBERS)
         fan_in = max(sum(dts.group is before.group for dts in some), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
-        if self.consumers is not consumer.group:
-            self.consumers = consumer.group
-            self._since = None
+        self.consumers = consumer.group
         self._again = finished(consumer.group) + math.ceil(excess / fan_in)
         return True
 
@@ -194,7 +229,7 @@ class Outstanding:
         """
         if self.consumers is None:
             return False
-        done = finished(self.consumers)
+        done = self.consumers, finished(self.consumers)
         if self._since is None or self._since[0] != done:
             usual = self.consumers.prefix.duration_average
             self._since = done, now
@@ -245,7 +280,7 @@ def find_consumer(
     """
     holder = None
     for _ in range(STEPS):
-        if ts.state in ("memory", "processing"):
+        if ts.state in ("memory", "processing", "queued"):
             holder = ts
         dependents = ts.dependents
         if not dependents or len(dependents) > MEMBERS or ts.who_wants:
@@ -284,42 +319,51 @@ def _frees(user: TaskState, ts: TaskState, output: float) -> bool:
 
 
 def is_about_to_run(
-    ts: TaskState, known: set[TaskState], latest: tuple[float, ...]
+    ts: TaskState, known: set[TaskState], gap: Callable[[TaskState], bool]
 ) -> bool:
-    """Whether a task runs, or will when what is running now has ended.
+    """Whether a consumer runs, or will when others have ended that are not loads.
 
     Parameters
     ----------
     ts
-        The task.
+        The consumer.
     known
         Tasks of which that is known. More are added.
-    latest
-        Queued tasks of a priority before this one are not held back.
+    gap
+        Whether a task that is queued or running is one of the loads, and not held back.
     """
     if ts.state == "processing":
-        # One that has seceded waits for others
-        return ts.processing_on is None or ts not in ts.processing_on.long_running
+        return not _has_seceded(ts)
     seen = {ts}
     todo = [ts]
+    behind_others = False
     while todo:
         for dts in todo.pop().waiting_on or ():
-            if dts in known or dts in seen:
+            if dts in known:
+                behind_others = True
+                continue
+            if dts in seen:
                 continue
             if len(seen) > UPSTREAM:
                 return False
             if dts.state == "waiting":
                 todo.append(dts)
-            elif dts.state == "queued":
-                if priority_of(dts) >= latest:
+            elif dts.state == "processing":
+                if _has_seceded(dts):
                     return False
-            elif dts.state != "processing" or (
-                dts.processing_on is not None and dts in dts.processing_on.long_running
-            ):
+                if not gap(dts):
+                    behind_others = True
+            elif dts.state != "queued" or not gap(dts):
                 return False
             seen.add(dts)
-    known.update(seen)
-    return True
+    if behind_others:
+        known.update(dts for dts in seen if dts.state == "waiting")
+    return behind_others
+
+
+def _has_seceded(ts: TaskState) -> bool:
+    """Whether a task in the state ``processing`` waits for others."""
+    return ts.processing_on is not None and ts in ts.processing_on.long_running
 
 
 def would_wait(consumer: TaskState, slots: int) -> bool:

@@ -184,18 +184,13 @@ def _joins(
         if not dependents or len(dependents) > MEMBERS:
             return
         if pieces is not None:
-            newest = [
-                dts
-                for piece in newest[:MEMBERS]
-                for dts in itertools.islice(piece.dependents, MEMBERS)
-            ]
-            pieces.update(newest)
+            newest = _pieces_of(newest, pieces)
         if len(dependents) == 1:
             [ts] = dependents
         else:
             if pieces is None:
-                newest = list(dependents)
-                pieces = {ts, *newest}
+                pieces = {ts}
+                newest = _pieces_of([ts], pieces)
             ts = pick(dependents, key=priority_of)
         if (
             ts.waiting_on
@@ -205,6 +200,18 @@ def _joins(
             )
         ):
             yield ts, before
+
+
+def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState]:
+    """Add to the pieces of an output what is made of some of them, and nothing else."""
+    newest = [
+        dts
+        for ts in tasks[:MEMBERS]
+        for dts in itertools.islice(ts.dependents, MEMBERS)
+        if pieces.issuperset(itertools.islice(dts.dependencies, MEMBERS))
+    ]
+    pieces.update(newest)
+    return newest
 
 
 def end_of_family(ts: TaskState, joins: int = JOINS) -> tuple[tuple[float, ...], int]:

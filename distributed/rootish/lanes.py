@@ -45,7 +45,7 @@ PATIENCE = 4
 #: Runs that are taken back at once when a prefix is not held back any more
 TAKEN_BACK = 32
 
-#: Why a worker got a task: see the docstring of this module.
+#: Why a worker got a task: see :mod:`distributed.rootish.queue`.
 REASONS = ("own", "first", "help")
 
 
@@ -73,6 +73,37 @@ class Choice(NamedTuple):
     lane: Lane
 
 
+class Restrictions(NamedTuple):
+    """Which workers may run a task, or should.
+
+    Attributes
+    ----------
+    workers
+        Addresses of workers.
+    hosts
+        Names of hosts.
+    resources
+        Pairs of a name and how much of it is needed.
+    loose
+        Whether others may as well, if none of these is there.
+    beside
+        Whether it is only that the worker holds a handle which is expensive to make.
+    """
+
+    workers: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    resources: frozenset[tuple[str, float]] = frozenset()
+    loose: bool = False
+    beside: bool = False
+
+    @property
+    def only(self) -> str | None:
+        """Address of the worker, if there is only one."""
+        if len(self.workers) > 1 or self.hosts or self.resources or self.loose:
+            return None
+        return next(iter(self.workers))
+
+
 class Pool:
     """The workers that may run tasks of the same restrictions.
 
@@ -80,13 +111,13 @@ class Pool:
     ----------
     state
         Knows the workers.
-    ts
-        A task that has the restrictions, None if there are none.
+    restrictions
+        What the tasks have in common, None if they may run anywhere.
 
     Attributes
     ----------
     restrictions
-        What :func:`restrictions_of` returns for the tasks.
+        The same.
     workers
         Those of them that are running.
     nthreads
@@ -105,20 +136,20 @@ class Pool:
         "workers",
     )
 
-    restrictions: Any
+    restrictions: Restrictions | None
     workers: set[WorkerState]
     nthreads: float
     slots: int
 
-    def __init__(self, state: SchedulerState, ts: TaskState | None = None):
+    def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
-        self.restrictions = ts and restrictions_of(ts)
-        # What `SchedulerState.valid_workers` reads of a task. The task is not kept.
-        self._like: Any = ts and SimpleNamespace(
-            worker_restrictions=set(ts.worker_restrictions or ()),
-            host_restrictions=set(ts.host_restrictions or ()),
-            resource_restrictions=dict(ts.resource_restrictions or {}),
-            loose_restrictions=ts.loose_restrictions,
+        self.restrictions = restrictions
+        # What `SchedulerState.valid_workers` reads of a task
+        self._like: Any = restrictions and SimpleNamespace(
+            worker_restrictions=set(restrictions.workers),
+            host_restrictions=set(restrictions.hosts),
+            resource_restrictions=dict(restrictions.resources),
+            loose_restrictions=restrictions.loose,
         )
         self._seen: Any = None
         self.look()
@@ -192,6 +223,10 @@ class Lane:
     ----------
     count
         How many tasks wait in it.
+    spare
+        Of so many tasks for each thread, others take the rest.
+    waiting
+        A heap of runs, by the priority of the first task, or what that was once.
     held
         Name of a prefix -> a heap of its runs, which are held back.
     next
@@ -204,31 +239,37 @@ class Lane:
         "_begun_families",
         "_counter",
         "_end",
+        "_graph",
         "_holds",
         "_latest",
         "_number",
+        "_one_graph",
         "_queue",
-        "_runs",
         "_spans",
         "begun",
         "count",
         "held",
         "next",
         "pool",
+        "spare",
+        "waiting",
     )
 
     count: int
+    spare: float
+    waiting: list[tuple[Any, int, _Run]]
     held: dict[str, list[tuple[Any, int, _Run]]]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
-    #: A heap by the priority of the first task, or what that was once
-    _runs: list[tuple[Any, int, _Run]]
     #: The run of each group that was begun last
     _latest: dict[TaskGroup, _Run]
     #: Families that may still get tasks which become ready late, by their priority
     _spans: list[Family]
     #: Families that workers have begun and not finished, in that order
     _begun_families: dict[Family, None]
+    #: Whether all families that were begun are of one graph, that of the last
+    _one_graph: bool
+    _graph: tuple[float, ...]
     #: Whether anything was held back when the lane was asked last
     _holds: bool
     #: Up to where tasks are neighbors of those in the family that was made last, and at
@@ -239,15 +280,18 @@ class Lane:
         self._queue = queue
         self.pool = pool
         self.count = 0
+        self.spare = math.inf
         self.held = {}
         self.next = []
         self.begun = {}
-        self._runs = []
+        self.waiting = []
         self._latest = {}
         self._spans = []
         self._begun_families = {}
         self._end = NOWHERE
         self._holds = False
+        self._one_graph = True
+        self._graph = ()
         self._counter = itertools.count()
         self._number = 0
 
@@ -287,21 +331,26 @@ class Lane:
             elif family.worker not in self._queue.state.running:
                 continue
             if family.adopt(ts, cell):
+                if family.worker is not None:
+                    self._queue.note(ts)
                 return True
         return False
 
     def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
         run = _Run([cell])
         run.group = ts.group
-        heapq.heappush(self._runs, (priority_of(ts), next(self._counter), run))
+        heapq.heappush(self.waiting, (priority_of(ts), next(self._counter), run))
         return run
 
-    def _top(self) -> _Run | None:
+    def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
 
-        Those of which the next is held back are set aside.
+        Parameters
+        ----------
+        ask
+            Whether to set aside those of which the next task is held back.
         """
-        runs = self._runs
+        runs = self.waiting
         while runs:
             priority, number, run = runs[0]
             while run and not run[0]:
@@ -311,7 +360,7 @@ class Lane:
                 if ts.priority != priority:
                     heapq.heapreplace(runs, (ts.priority, number, run))
                     continue
-                if not self._queue.is_held(ts):
+                if not (ask and self._queue.is_held(ts)):
                     return run
                 held = self.held.setdefault(ts.prefix.name, [])
                 heapq.heappush(held, runs[0])
@@ -332,7 +381,7 @@ class Lane:
                     ts = run[0][0]
                     if self._queue.is_held(ts):
                         break
-                    heapq.heappush(self._runs, (ts.priority, number, run))
+                    heapq.heappush(self.waiting, (ts.priority, number, run))
                     taken += 1
                 heapq.heappop(held)
             if not held:
@@ -346,22 +395,38 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
+        own = None
+        for family in self.begun.get(ws, ()):
+            if family.head() and (own is None or family.priority < own.priority):
+                own = family
         if self.held:
             self._take_back()
         first = self._first()
         limit = first.priority if first else None
-        own = min(
-            (family for family in self.begun.get(ws, ()) if family.head()),
-            key=priority_of,
-            default=None,
-        )
-        if own and (ts := self._next_of(own, limit)):
+        ts = self._next_of(own, limit) if own else None
+        if own and ts and (self._one_graph or graph_of(ts) <= self._most_urgent()):
             return Choice(ts, ws, "own", own, self)
-        if (left := self._left_behind(first)) and (ts := left.head()):
-            return Choice(ts, ws, "help", left, self)
+        before = first
+        if not self._one_graph:
+            urgent = self._most_urgent()
+            if limit is None or limit[:2] > urgent:
+                # What is left of a more urgent graph goes before the first
+                before, limit = None, urgent
+        if other := self._other(ws, before, limit):
+            return other
+        if own and ts:
+            return Choice(ts, ws, "own", own, self)
         if first and (ts := first.head()):
             return Choice(ts, ws, "first", first, self)
         return None
+
+    def _most_urgent(self) -> tuple[float, ...]:
+        """Return the most urgent graph of which a family was begun and is not done."""
+        left = {
+            graph_of(ts) for family in self._begun_families if (ts := family.head())
+        }
+        self._one_graph = len(left) <= 1
+        return min(left, default=(math.inf,))
 
     def _next_of(
         self, family: Family, limit: tuple[float, ...] | None
@@ -391,7 +456,14 @@ class Lane:
         self._number += 1
         family.number = self._number
         family.worker = ws
+        self._one_graph = not self._begun_families or (
+            self._one_graph and graph_of(choice.task) == self._graph
+        )
+        self._graph = graph_of(choice.task)
         self._begun_families[family] = None
+        for cell in family.cells:
+            if cell:
+                self._queue.note(cell[0])
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > KEPT_FAMILIES:
@@ -403,34 +475,44 @@ class Lane:
             else:
                 self._spans.remove(old)
 
-    def _left_behind(self, first: Family | None) -> Family | None:
-        """Return another worker's family, if that is what to go on with.
+    def _other(
+        self, ws: WorkerState, first: Family | None, limit: tuple[float, ...] | None
+    ) -> Choice | None:
+        """Return the next task of a family that another worker has begun.
+
+        A worker helps if it has nothing else to do, or if the family is left behind. If
+        it has nothing else since tasks are held back, the family is no less that of the
+        other, which may have a thread free as well.
 
         Parameters
         ----------
+        ws
+            The worker.
         first
             The first family that nobody has begun.
-
-        Notes
-        -----
-        What is next may also be held back. Then the family is no less its worker's own.
+        limit
+            Tasks of later graphs have to wait; None if there is no other graph.
         """
-        running = self._queue.state.running
-        limit = first.priority if first else None
+        state = self._queue.state
         for family in list(self._begun_families):
             worker = family.worker
             assert worker is not None
-            gone = worker not in running
+            gone = worker not in state.running
             if not family.head():
                 if gone:
                     self._end_family(family, worker)
                 continue
-            if (first or self._holds) and not (gone or self._queue.slackened):
+            if not gone and first:
                 patience = PATIENCE * len(self._begun_families)
                 if self._number - family.number <= patience:
                     return None
-            if self._next_of(family, limit):
-                return family
+            ts = self._next_of(family, limit)
+            if ts is None:
+                continue
+            if gone or first or not self._holds or self._queue.slackened:
+                return Choice(ts, ws, "help", family, self)
+            if worker in state.idle_task_count:
+                return Choice(ts, worker, "own", family, self)
         return None
 
     def _end_family(self, family: Family, worker: WorkerState) -> None:
@@ -461,7 +543,10 @@ class Lane:
             else:
                 return families[n]
         if run:
-            return self._draw(run)
+            family = self._draw(run)
+            if not self._queue.is_held(family.cells[-1][0]):
+                return family
+            n += 1
         self._holds = bool(n or self.held)
         return None
 
@@ -484,7 +569,7 @@ class Lane:
         if priority_of(ts) > end:
             joins = 1
             end, members = end_of_family(ts, 1)
-        while more := self._top():
+        while more := self._top(ask=False):
             after = more[0][0]
             if priority_of(after) > end:
                 if len(cells) < members:
@@ -533,11 +618,11 @@ class Lane:
 
     def runs(self) -> Iterator[_Run]:
         """Yield all runs, held back or not."""
-        for _, _, run in itertools.chain(self._runs, *self.held.values()):
+        for _, _, run in itertools.chain(self.waiting, *self.held.values()):
             yield run
 
 
-def restrictions_of(ts: TaskState) -> Any:
+def restrictions_of(ts: TaskState) -> Restrictions | None:
     """Return what tasks have in common that the same workers may run.
 
     Parameters
@@ -547,21 +632,15 @@ def restrictions_of(ts: TaskState) -> Any:
 
     Returns
     -------
-    Hashable
-        None if there are no restrictions, the address of a worker if it is the only one
-        that may run it.
+    Restrictions or None
+        None if every worker may run it.
     """
-    workers, hosts, resources = (
-        ts.worker_restrictions,
-        ts.host_restrictions,
-        ts.resource_restrictions,
-    )
+    workers = ts.worker_restrictions
+    hosts = ts.host_restrictions
+    resources = ts.resource_restrictions
     if not (workers or hosts or resources):
         return None
-    alone = workers and len(workers) == 1 and not (hosts or resources)
-    if workers and alone and not ts.loose_restrictions:
-        return next(iter(workers))
-    return (
+    return Restrictions(
         frozenset(workers or ()),
         frozenset(hosts or ()),
         frozenset((resources or {}).items()),

@@ -145,7 +145,7 @@ class GroupStatus:
         Number of its tasks, with those that were forgotten.
     states
         State -> number of its tasks that are in it.
-    waiting
+    waits
         Why its queued tasks wait -> number of them: ``order`` if others are more urgent
         and all threads are taken; ``family`` if a worker has begun their family, which
         will go on with it; ``backpressure`` if enough of what was loaded waits for its
@@ -174,7 +174,7 @@ class GroupStatus:
     prefix: str
     tasks: int
     states: Mapping[str, int]
-    waiting: Mapping[str, int]
+    waits: Mapping[str, int]
     rootish: bool | None
     reason: str | None
     explanation: str | None
@@ -189,7 +189,7 @@ class GroupStatus:
         return {
             **vars(self),
             "states": dict(self.states),
-            "waiting": dict(self.waiting),
+            "waits": dict(self.waits),
             "decisions": dict(self.decisions),
         }
 
@@ -231,14 +231,6 @@ class RootishStatus:
         groups = tuple(GroupStatus(**group) for group in data["groups"])
         return cls(**{**data, "groups": groups})
 
-    @property
-    def waiting(self) -> Counter[str]:
-        """Why tasks wait in the queue -> number of them, over all groups."""
-        waiting: Counter[str] = Counter()
-        for group in self.groups:
-            waiting.update(group.waiting)
-        return waiting
-
     def overproducing(self) -> list[GroupStatus]:
         """Return the groups that bring in data and are not held back, if too many.
 
@@ -251,6 +243,13 @@ class RootishStatus:
         ]
         bound = chunks_let_through(self.slots, self.nthreads)
         return groups if sum(group.tasks for group in groups) > bound else []
+
+    def waits(self) -> Counter[str]:
+        """Return why tasks wait -> how many; see :class:`GroupStatus`."""
+        waits: Counter[str] = Counter()
+        for group in self.groups:
+            waits.update(group.waits)
+        return waits
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
@@ -273,13 +272,13 @@ class RootishStatus:
             f"{len(self.groups)} groups, {rootish} of them root-ish, under the policy "
             f"{self.policy}; {slots}, {self.queued} tasks queued"
         ]
-        if sentence := waits_for(self.waiting):
+        if sentence := waits_for(self.waits()):
             summary.append(sentence)
         return summary
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         """Return the titles and the rows; what tasks wait for only if some do."""
-        waits = any(group.waiting for group in self.groups)
+        waits = any(group.waits for group in self.groups)
         head = (*_HEAD[:-1], "waits for", *_HEAD[-1:]) if waits else _HEAD
         return head, [_row(group, waits) for group in self.groups]
 
@@ -338,7 +337,7 @@ def _row(group: GroupStatus, waits: bool) -> tuple[str, ...]:
         "?" if group.output is None else format_bytes(round(group.nbytes)),
         "" if group.allowed is None else format_bytes(round(group.allowed)),
         rootish,
-        *([count_waiting(group.waiting)] if waits else ()),
+        *([count_waiting(group.waits)] if waits else ()),
         group.explanation or "Not decided yet.",
     )
 
@@ -390,16 +389,16 @@ class RootishMonitor:
             for tg in groups
             if (output := mean_output(tg)) is not None and brings_data(tg, output)
         }
+        waits = why_waiting(state)
         # What is small beside the chunks is a handle
         least = SMALL * max(loaders.values(), default=0)
-        waiting = self.why_waiting()
         return RootishStatus(
             policy=state.rootish_policy.name,
             nthreads=state.total_nthreads,
             slots=slots,
             queued=len(state.queued),
             groups=tuple(
-                group_status(tg, slots, loaders.get(tg, -1) >= least, waiting.get(tg))
+                group_status(tg, slots, loaders.get(tg, -1) >= least, waits.get(tg, {}))
                 for tg in groups
             ),
         )
@@ -416,22 +415,10 @@ class RootishMonitor:
             if (verdict := tg.rootish_facts.verdict)
         )
 
-    def why_waiting(self) -> Mapping[TaskGroup, Mapping[str, int]]:
-        """Return of each group with queued tasks how many wait for which reason."""
-        queue = self.scheduler.queued
-        if isinstance(queue, RootishQueue):
-            return queue.why_waiting()
-        # The queue of the base knows nothing but the order
-        return {
-            tg: {"order": queued}
-            for tg in self.scheduler.task_groups.values()
-            if (queued := tg.states["queued"])
-        }
-
     def count_waiting(self) -> Counter[str]:
         """Return how many tasks wait for which reason, those of no tasks as well."""
         waiting = Counter(dict.fromkeys(WAITS, 0))
-        for numbers in self.why_waiting().values():
+        for numbers in why_waiting(self.scheduler).values():
             waiting.update(numbers)
         return waiting
 
@@ -525,11 +512,32 @@ def brings_data(tg: TaskGroup, output: float) -> bool:
     return inputs <= DATA_PRICE * output * len(tg)
 
 
+def why_waiting(state: SchedulerState) -> Mapping[TaskGroup, Mapping[str, int]]:
+    """Return why queued tasks wait.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state.
+
+    Returns
+    -------
+    Mapping
+        Group -> reason -> number of tasks; see :class:`GroupStatus`. The queue of the
+        base knows nothing but the order.
+    """
+    queue = state.queued
+    if isinstance(queue, RootishQueue):
+        return queue.why_waiting()
+    return {
+        tg: {"order": queued}
+        for tg in state.task_groups.values()
+        if (queued := tg.states["queued"])
+    }
+
+
 def group_status(
-    tg: TaskGroup,
-    slots: int | None,
-    loads: bool,
-    waiting: Mapping[str, int] | None = None,
+    tg: TaskGroup, slots: int | None, loads: bool, waits: Mapping[str, int]
 ) -> GroupStatus:
     """Return what is decided of a group, and how far it is.
 
@@ -541,8 +549,8 @@ def group_status(
         Root-ish tasks that the workers are given at once, None if there is no queue.
     loads
         Whether it brings data into the cluster.
-    waiting
-        Why its queued tasks wait -> number of them, None if none does.
+    waits
+        Why its queued tasks wait -> how many.
     """
     facts = tg.rootish_facts
     verdict = facts.verdict
@@ -555,7 +563,7 @@ def group_status(
         prefix=tg.prefix.name,
         tasks=len(tg),
         states={state: number for state, number in tg.states.items()},
-        waiting=dict(waiting or {}),
+        waits=dict(waits),
         rootish=verdict.rootish if verdict else None,
         reason=verdict.reason if verdict else None,
         explanation=verdict.explanation if verdict else None,

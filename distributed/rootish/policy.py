@@ -102,6 +102,17 @@ UNKNOWN_DURATION_PART = 0.1
 #: the root-ish tasks that it holds.
 CALLED_BACK = 2
 
+#: Packages whose objects are copied as they are, rather than made again
+PLAIN = frozenset({"builtins", "numpy", "pandas", "pyarrow", "datetime", "decimal"})
+
+#: A task belongs beside a handle if its share of the copies of that would take longer
+#: to make than this part of the time that the task takes.
+HANDLE_TIME = 0.5
+
+#: Others help with the tasks beside a handle if those would take so many times as long
+#: as to make the handle once more.
+HANDLE_PATIENCE = 2
+
 #: Topic of the events that tell of verdicts
 TOPIC = "rootish"
 
@@ -409,9 +420,11 @@ class RootishPolicy(ABC):
     #: (see ``distributed.scheduler.rootish-co-assignment``)
     co_assigns: ClassVar[bool] = False
 
-    __slots__ = ("_told", "decisions", "state")
+    __slots__ = ("_told", "decisions", "state", "unsure")
 
     decisions: defaultdict[Verdict, int]
+    #: Groups of restricted tasks that were sent at once, as nothing was known of them
+    unsure: dict[TaskGroup, None]
     #: Name of a prefix -> what was told of first verdicts
     _told: defaultdict[str, set[Verdict]]
 
@@ -419,6 +432,7 @@ class RootishPolicy(ABC):
         self.state = state
         self.decisions = defaultdict(int)
         self._told = defaultdict(set)
+        self.unsure = {}
 
     def is_rootish(self, ts: TaskState) -> bool:
         """Judge a task for the scheduler, and keep the verdict with its group.
@@ -494,6 +508,26 @@ class RootishPolicy(ABC):
         """Return tasks that were sent to a worker and are to be called back."""
         return []
 
+    def home(self, ts: TaskState) -> WorkerState | None:
+        """Return the worker beside which a root-ish task waits, None for any.
+
+        Parameters
+        ----------
+        ts
+            The task. All its inputs are in memory.
+        """
+        return None
+
+    def patience_beside(self, ts: TaskState) -> float:
+        """Return how many tasks for each thread may wait there before others help.
+
+        Parameters
+        ----------
+        ts
+            One of the tasks.
+        """
+        return math.inf
+
 
 class Producers(RootishPolicy):
     """Root-ish is what brings in data and may run anywhere. See the module's docstring.
@@ -504,16 +538,13 @@ class Producers(RootishPolicy):
     name = "producers"
     co_assigns = True
 
-    __slots__ = ("_raised", "unsure")
+    __slots__ = ("_raised",)
 
     #: Whether the user raised the settings that bound the count of dependencies
     _raised: bool
-    #: Groups of restricted tasks that were sent at once, as nothing was known of them
-    unsure: dict[TaskGroup, None]
 
     def __init__(self, state: SchedulerState):
         super().__init__(state)
-        self.unsure = {}
         self._raised = (
             max(state.rootish_tg_threshold, state.rootish_tg_dependencies_threshold)
             > DEFAULT_COUNT
@@ -588,13 +619,12 @@ class Producers(RootishPolicy):
         not about to run: beyond twice what a worker holds of root-ish tasks, by their
         priority.
         """
-        if not self.unsure:
-            return []
         groups = self.state.task_groups
         known = [
             tg for tg in self.unsure if tg.nbytes_total or groups.get(tg.name) is not tg
         ]
         late: list[TaskState] = []
+        queue: Any = self.state.queued
         for tg in known:
             del self.unsure[tg]
             if (mean_output(tg) or 0) <= NEGLIGIBLE_BYTES:
@@ -607,8 +637,51 @@ class Producers(RootishPolicy):
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
                 slots = math.ceil(self.state.WORKER_SATURATION * ws.nthreads)
-                late += mine[CALLED_BACK * max(slots, 1) :]
+                kept = CALLED_BACK * max(slots, 1)
+                for ts in mine[:kept]:
+                    queue.note(ts)
+                late += mine[kept:]
         return late
+
+    def _time_of_handle(self, dts: TaskState) -> float:
+        """Return how long it takes to make an input again where it is copied to.
+
+        Plain data is copied as it is. What a handle stands for is made again: a file
+        is opened, an index is read, a model is loaded.
+        """
+        if dts.type is None or dts.type.partition(".")[0] in PLAIN:
+            return 0.0
+        return max(dts.prefix.duration_average, 0.0)
+
+    def home(self, ts: TaskState) -> WorkerState | None:
+        best = None
+        total = longest = 0.0
+        nworkers = len(self.state.workers)
+        for dts in ts.dependencies:
+            if (seconds := self._time_of_handle(dts)) and dts.who_has:
+                users = max(len(dts.dependents), nworkers)
+                total += seconds * (nworkers - 1) / users
+                if seconds > longest:
+                    best, longest = dts, seconds
+        if best is None or total <= HANDLE_TIME * self._duration(ts.prefix):
+            return None
+        assert best.who_has
+        return min(
+            best.who_has & self.state.running,
+            key=operator.attrgetter("address"),
+            default=None,
+        )
+
+    def patience_beside(self, ts: TaskState) -> float:
+        seconds = max(map(self._time_of_handle, ts.dependencies), default=0.0)
+        return HANDLE_PATIENCE * seconds / self._duration(ts.prefix)
+
+    def _duration(self, prefix: TaskPrefix) -> float:
+        """Return how long a task takes, in seconds; a little if that is not known."""
+        duration = self.state._get_prefix_duration(prefix)
+        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
+            duration *= UNKNOWN_DURATION_PART
+        return max(duration, 1e-6)
 
     def place(self, ts: TaskState) -> WorkerState | None:
         """Return the worker beside those inputs which are dear to copy.

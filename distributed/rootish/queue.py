@@ -17,13 +17,15 @@ backpressure
     Where enough loaded chunks wait for consumers that run or are about to, the next one
     is held back (:mod:`distributed.rootish.backpressure`).
 restrictions
-    Tasks that may run on some workers only wait in a *lane* of their own. A worker is
-    offered the most urgent task of all lanes that are open to it.
+    Tasks that may run on some workers only wait in a *lane* of their own, and so do
+    those that belong beside a handle which takes long to make. A worker is offered the
+    most urgent task of all lanes that are open to it.
 
 Ahead of a more urgent task that the same worker may run goes nothing but the rest of
 families that were begun: two for each worker, of 4.4 times the largest output in each
 (three times that with tasks that become ready late). A task costs O(log runs), however
-many workers, groups and dependents there are; see :mod:`distributed.rootish.lanes`.
+many groups and dependents there are; see :mod:`distributed.rootish.lanes`. Where tasks
+are restricted, the lanes that name more than one worker are gone through as well.
 """
 
 from __future__ import annotations
@@ -46,14 +48,27 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import Cell, priority_of
-from distributed.rootish.lanes import REASONS, Choice, Lane, Pool, restrictions_of
+from distributed.rootish.lanes import (
+    REASONS,
+    Choice,
+    Lane,
+    Pool,
+    Restrictions,
+    restrictions_of,
+)
 
 if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
     from distributed.rootish.lanes import _Run
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+    from distributed.scheduler import (
+        Msgs,
+        SchedulerState,
+        TaskGroup,
+        TaskState,
+        WorkerState,
+    )
 
 #: Why a task waits: others are more urgent, and all threads taken; a worker has begun
 #: its family and will go on with it; enough of what was loaded waits for its consumers;
@@ -93,6 +108,8 @@ class RootishQueue(MutableSet["TaskState"]):
         How many tasks were chosen for each of :data:`REASONS`.
     open
         The lane of tasks without restrictions.
+    nlanes
+        Number of lanes, with that one.
     waiting
         Outputs of a prefix that may wait to be consumed, for each slot
         (``distributed.scheduler.rootish-waiting``).
@@ -101,13 +118,18 @@ class RootishQueue(MutableSet["TaskState"]):
     """
 
     __slots__ = (
+        "_asked",
+        "_asked_at",
+        "_beside",
         "_cells",
         "_lanes",
         "_outstanding",
         "_pinned",
         "_pools",
         "_records",
+        "_seceded",
         "chosen",
+        "nlanes",
         "open",
         "slackened",
         "state",
@@ -116,17 +138,25 @@ class RootishQueue(MutableSet["TaskState"]):
 
     state: SchedulerState
     chosen: dict[str, int]
+    nlanes: int
     open: Lane
     waiting: float
     slackened: bool
     _cells: dict[TaskState, tuple[Cell, Lane]]
     #: Address of a worker -> the lane of tasks that no other worker may run
     _pinned: dict[str, Lane]
+    #: Address of a worker -> the lane of tasks that belong beside a handle it has
+    _beside: dict[str, Lane]
     #: Other restrictions -> the lane of tasks that have them
-    _lanes: dict[Any, Lane]
-    _pools: dict[Any, Pool]
+    _lanes: dict[Restrictions, Lane]
+    _pools: dict[Restrictions | None, Pool]
     _outstanding: dict[str, Outstanding]
+    #: What was found of tasks since the last transition, of that number
+    _asked: dict[TaskState, bool]
+    _asked_at: int
     _records: deque[tuple[Key, str, str]]
+    #: How many tasks had seceded when that was looked at last
+    _seceded: int
 
     def __init__(self, state: SchedulerState):
         self.state = state
@@ -136,6 +166,7 @@ class RootishQueue(MutableSet["TaskState"]):
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
         self._cells = {}
+        self._seceded = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -143,6 +174,10 @@ class RootishQueue(MutableSet["TaskState"]):
         self.open = Lane(self, self._pools[None])
         self._lanes = {}
         self._pinned = {}
+        self._beside = {}
+        self._asked = {}
+        self._asked_at = -1
+        self.nlanes = 1
         self._outstanding = {}
         self.slackened = False
 
@@ -175,13 +210,19 @@ class RootishQueue(MutableSet["TaskState"]):
         if value in self._cells:
             return
         lane = self.open
-        if (restrictions := restrictions_of(value)) is not None:
-            lanes = self._lanes_like(restrictions)
-            found = lanes.get(restrictions)
+        restrictions = restrictions_of(value)
+        policy = self.state.rootish_policy
+        if restrictions is None and (home := policy.home(value)):
+            restrictions = Restrictions(frozenset({home.address}), beside=True)
+        if restrictions is not None:
+            lanes, name = self._place_of(restrictions)
+            found = lanes.get(name)
             if found is None:
-                found = Lane(self, self._pool(value, restrictions))
-                lanes[restrictions] = found
+                found = lanes[name] = Lane(self, self._pool(restrictions))
+                self.nlanes += 1
             lane = found
+            if restrictions.beside:
+                lane.spare = policy.patience_beside(value)
         cell = [value]
         self._cells[value] = cell, lane
         lane.add(value, cell)
@@ -191,15 +232,23 @@ class RootishQueue(MutableSet["TaskState"]):
         if found := self._cells.pop(value, None):
             cell, lane = found
             cell.clear()
+            self._asked.pop(value, None)
             lane.count -= 1
             if not self._cells:
                 self._clear()
             elif not lane.count and lane is not self.open:
-                restrictions = lane.pool.restrictions
-                del self._lanes_like(restrictions)[restrictions]
+                assert lane.pool.restrictions
+                lanes, name = self._place_of(lane.pool.restrictions)
+                del lanes[name]
+                self.nlanes -= 1
 
-    def _lanes_like(self, restrictions: Any) -> dict[Any, Lane]:
-        return self._pinned if isinstance(restrictions, str) else self._lanes
+    def _place_of(self, restrictions: Restrictions) -> tuple[dict[Any, Lane], Any]:
+        """Return where the lane of some restrictions is, and under which name."""
+        if restrictions.beside:
+            return self._beside, restrictions.only
+        if restrictions.only is not None:
+            return self._pinned, restrictions.only
+        return self._lanes, restrictions
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -235,12 +284,12 @@ class RootishQueue(MutableSet["TaskState"]):
         ts
             A task, queued or not.
         """
-        return self._pool(ts, restrictions_of(ts)).look()
+        return self._pool(restrictions_of(ts)).look()
 
-    def _pool(self, ts: TaskState, restrictions: Any) -> Pool:
+    def _pool(self, restrictions: Restrictions | None) -> Pool:
         pool = self._pools.get(restrictions)
         if pool is None:
-            pool = self._pools[restrictions] = Pool(self.state, ts)
+            pool = self._pools[restrictions] = Pool(self.state, restrictions)
         return pool
 
     def choose(self) -> Choice | None:
@@ -260,9 +309,13 @@ class RootishQueue(MutableSet["TaskState"]):
             choice is None
             and self._outstanding
             and len(idle) == len(state.running)
-            and not any(ws.processing for ws in state.workers.values())
+            and all(
+                len(ws.processing) == len(ws.long_running)
+                for ws in state.workers.values()
+            )
         ):
             # Nothing is running that could free an output
+            self._asked_at = -1
             for outstanding in self._outstanding.values():
                 outstanding.count_again()
             choice = self._choose(idle)
@@ -273,7 +326,7 @@ class RootishQueue(MutableSet["TaskState"]):
             [ws] = idle
         else:
             ws = min(idle, key=_load)
-        if not (self._lanes or self._pinned):
+        if self.nlanes == 1:
             return self.open.choose(ws)
         if choice := self._choose_for(ws):
             return choice
@@ -287,11 +340,17 @@ class RootishQueue(MutableSet["TaskState"]):
         choices = []
         if self.open.count and (choice := self.open.choose(ws)):
             choices.append(choice)
-        if (pinned := self._pinned.get(ws.address)) and (choice := pinned.choose(ws)):
-            choices.append(choice)
+        for lanes in (self._pinned, self._beside):
+            if (mine := lanes.get(ws.address)) and (choice := mine.choose(ws)):
+                choices.append(choice)
         for lane in self._lanes.values():
             if lane.pool.look().has_room(ws) and (choice := lane.choose(ws)):
                 choices.append(choice)
+        if not choices:
+            for lane in self._beside.values():
+                enough = lane.count > lane.spare * lane.pool.nthreads
+                if enough and (choice := lane.choose(ws)):
+                    return choice
         return min(choices, key=lambda choice: priority_of(choice.task), default=None)
 
     def take(self, choice: Choice) -> None:
@@ -307,13 +366,34 @@ class RootishQueue(MutableSet["TaskState"]):
         self.chosen[reason] += 1
         if reason != "own":
             self._records.append((ts.key, ws.address, reason))
+        self.discard(ts)
+
+    def note(self, ts: TaskState) -> None:
+        """Count the output of a task among those that wait to be consumed.
+
+        Parameters
+        ----------
+        ts
+            A task that was sent to a worker, or is of a family that a worker has begun.
+        """
         if self.waiting < math.inf and ts.dependents:
             name = ts.prefix.name
             outstanding = self._outstanding.get(name)
             if outstanding is None:
                 outstanding = self._outstanding[name] = Outstanding()
             outstanding.add(ts)
-        self.discard(ts)
+
+    def waits_here(self, ts: TaskState) -> bool:
+        """Whether a task that is ready has to wait for a thread.
+
+        Parameters
+        ----------
+        ts
+            A task that is not queued.
+        """
+        state = self.state
+        queues = ts._queueable and not math.isinf(state.WORKER_SATURATION)
+        return queues and state.is_rootish(ts)
 
     def is_held(self, ts: TaskState) -> bool:
         """Whether a task waits until what was loaded has been consumed.
@@ -324,22 +404,30 @@ class RootishQueue(MutableSet["TaskState"]):
             A task that is queued.
         """
         outstanding = self._outstanding.get(ts.prefix.name)
-        if not outstanding or ts.who_wants or not ts.dependents:
+        if outstanding is None or outstanding.has_room():
             return False
-        tasks = outstanding.tasks
-        if len(tasks) < self.waiting:
+        if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
             return False
+        # It is asked several times until the next transition
+        now = self.state.transition_counter
+        if self._asked_at != now:
+            self._asked_at = now
+            self._asked.clear()
+        held = self._asked.get(ts)
+        if held is None:
+            held = self._asked[ts] = self._has_to_wait(ts, outstanding)
+        return held
+
+    def _has_to_wait(self, ts: TaskState, outstanding: Outstanding) -> bool:
+        """Whether a task of a prefix that has no room is held back."""
         limit = self.waiting * self.pool(ts).slots
-        if len(tasks) < limit or priority_of(ts) < outstanding.latest:
-            return False
-        if not (output := loads_much(ts)):
-            return False
-        _, consumer = find_consumer(ts, output)
-        return (
-            consumer is not None
-            and would_wait(consumer, self.pool(consumer).slots)
-            and outstanding.is_full(limit, output)
-        )
+        output = loads_much(ts)
+        if output and len(outstanding.tasks) >= limit:
+            _, consumer = find_consumer(ts, output)
+            if consumer and would_wait(consumer, self.pool(consumer).slots):
+                return outstanding.is_full(limit, output)
+        outstanding.skip(limit)
+        return False
 
     def slacken(self, now: float) -> bool:
         """Let tasks go that were held back while nothing has finished for long.
@@ -362,7 +450,15 @@ class RootishQueue(MutableSet["TaskState"]):
             outstanding.slacken(now, slots, unknown)
             for outstanding in self._outstanding.values()
         ]
+        self._asked_at = -1
         self.slackened = any(found.slack for found in self._outstanding.values())
+        seceded = sum(len(ws.long_running) for ws in self.state.workers.values())
+        if seceded != self._seceded:
+            # Among them may be consumers that were counted
+            self._seceded = seceded
+            for outstanding in self._outstanding.values():
+                outstanding.count_again()
+            return bool(self._outstanding)
         return any(more)
 
     def stranded(self) -> list[TaskState]:
@@ -373,12 +469,20 @@ class RootishQueue(MutableSet["TaskState"]):
         return [ts for ts, (_, lane) in self._cells.items() if lane in closed]
 
     def _restricted(self) -> Iterator[Lane]:
-        return itertools.chain(self._pinned.values(), self._lanes.values())
+        return itertools.chain(
+            self._pinned.values(), self._beside.values(), self._lanes.values()
+        )
 
     def lanes(self) -> Iterator[Lane]:
         """Yield the lane of tasks without restrictions, and those of the others."""
         yield self.open
         yield from self._restricted()
+
+    def _is_closed(self, pool: Pool) -> bool:
+        """Whether tasks would find a thread sooner if they were not restricted."""
+        if pool.nthreads >= self.open.pool.look().nthreads:
+            return False
+        return not any(map(pool.has_room, pool.workers & self.state.idle_task_count))
 
     def why_waiting(self) -> dict[TaskGroup, Counter[str]]:
         """Return why the tasks wait, without any change.
@@ -418,10 +522,8 @@ class RootishQueue(MutableSet["TaskState"]):
             for name, outstanding in self._outstanding.items()
             if outstanding.consumers is not None
         }
-        nthreads = self.open.pool.look().nthreads
         for lane in self.lanes():
-            # Where all threads are open to them, restrictions are nothing to wait for
-            closed = lane.pool.look().nthreads < nthreads
+            closed = lane is not self.open and self._is_closed(lane.pool.look())
             order = "restrictions" if closed else "order"
             for family in lane.families():
                 ts = family.head()
@@ -436,7 +538,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 elif closed:
                     count(order, _lengths(held))
             if closed:
-                count(order, _lengths(lane._runs))
+                count(order, _lengths(lane.waiting))
         # Most tasks are in none of these; they are not looked at
         for tg, queued in left.items():
             if queued:
@@ -455,10 +557,42 @@ def _lengths(runs: Iterable[tuple[Any, int, _Run]]) -> dict[TaskGroup, int]:
 def _may_wait(ts: TaskState, holding: Mapping[str, tuple[float, ...]]) -> bool:
     """Whether a task is held back if its prefix is: neither a result nor a gap."""
     return bool(
-        ts.dependents
-        and not ts.who_wants
-        and priority_of(ts) >= holding[ts.prefix.name]
+        ts.dependents and not ts.who_wants and priority_of(ts) > holding[ts.prefix.name]
     )
+
+
+def give_out(
+    state: SchedulerState, client_msgs: Msgs, worker_msgs: Msgs, stimulus_id: str
+) -> None:
+    """Give out tasks as long as there is one that a worker with a free thread may run.
+
+    Then take back what was sent or queued in error: tasks that no worker may run any
+    more, and those of which nothing was known when they were sent.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state, all other transitions of which are through.
+    client_msgs, worker_msgs
+        Address -> messages. More are added.
+    stimulus_id
+        What has led to this.
+    """
+    queue: Any = state.queued
+    while state.idle_task_count and (choice := queue.choose()):
+        recs, cmsgs, wmsgs = state._transition(
+            choice.task.key, "processing", stimulus_id, choice=choice
+        )
+        for all_msgs, msgs in ((client_msgs, cmsgs), (worker_msgs, wmsgs)):
+            for address, more in msgs.items():
+                all_msgs.setdefault(address, []).extend(more)
+        if recs:
+            state._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
+    if queue.nlanes > 1 or state.rootish_policy.unsure:
+        back = [*queue.stranded(), *state.rootish_policy.overdue()]
+        if back:
+            recs = {ts.key: "waiting" for ts in back}
+            state._transitions(recs, client_msgs, worker_msgs, stimulus_id)
 
 
 def _load(ws: WorkerState) -> float:
@@ -469,7 +603,8 @@ def _read_waiting() -> float:
     """Return the setting ``distributed.scheduler.rootish-waiting``."""
     value = dask.config.get("distributed.scheduler.rootish-waiting")
     try:
-        waiting = float(value)
+        # As YAML has it, where it comes from the environment
+        waiting = math.inf if value == ".inf" else float(value)
         if isinstance(value, bool) or not waiting > 0:
             raise ValueError
     except (TypeError, ValueError):

@@ -493,10 +493,10 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran.exit_code == 0, ran.output
     assert written["dealt"]["picture"] == picture
     assert picture.read_bytes().startswith(b"\x89PNG")
-    one_by_one, workers, in_blocks, blocks = ran.output.splitlines()
+    one_by_one, workers, in_families, families = ran.output.splitlines()
     assert one_by_one.startswith("one by one")
-    assert in_blocks.startswith("in blocks")
-    for row in (workers, blocks):
+    assert in_families.startswith("in families")
+    for row in (workers, families):
         assert set(row.split()) == {"0", "1", "2", "3"}
         assert len(row.split()) == 24
 

@@ -233,6 +233,9 @@ def test_branch(made: Made) -> None:
     assert VERSION_FILE not in changed
     assert set(changed) == {
         "distributed/client.py",
+        "distributed/rootish/backpressure.py",
+        "distributed/rootish/families.py",
+        "distributed/rootish/lanes.py",
         "distributed/rootish/queue.py",
         "distributed/dashboard/components/rootish.py",
         "distributed/dashboard/scheduler.py",
@@ -250,9 +253,14 @@ def test_branch(made: Made) -> None:
         "distributed/rootish/simulation.py",
         "distributed/rootish/tables.py",
         "distributed/scheduler.py",
+        "distributed/stealing.py",
         "distributed/rootish/tests/__init__.py",
         "distributed/rootish/tests/utils.py",
+        "distributed/rootish/tests/paper.py",
+        "distributed/rootish/tests/test_backpressure.py",
+        "distributed/rootish/tests/test_families.py",
         "distributed/rootish/tests/test_queue.py",
+        "distributed/rootish/tests/test_restrictions.py",
         "distributed/rootish/tests/test_policy.py",
         "distributed/rootish/tests/test_explanation.py",
         "distributed/rootish/tests/test_monitor.py",
@@ -427,10 +435,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 23 files",
-        "ruff-format 1.2.3: passed on 23 files",
+        "ruff-check 1.2.3: passed on 31 files",
+        "ruff-format 1.2.3: passed on 31 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 23 files",
+        "mypy 5: passed on 31 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)

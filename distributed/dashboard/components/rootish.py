@@ -213,7 +213,7 @@ def _rank(group: GroupStatus) -> tuple[bool, float]:
 def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
     """Return the table, by columns, with all bars of a column on one scale."""
     full = max((max(g.nbytes, g.allowed or 0) for g in groups), default=0) or 1
-    queued = max((sum(g.waiting.values()) for g in groups), default=0) or 1
+    queued = max((sum(g.waits.values()) for g in groups), default=0) or 1
     return {
         "name": [g.name for g in groups],
         "verdict": [_VERDICTS[g.rootish] for g in groups],
@@ -229,9 +229,9 @@ def _columns(groups: list[GroupStatus]) -> dict[str, list[Any]]:
             "over" if g.allowed is not None and g.nbytes > g.allowed else ""
             for g in groups
         ],
-        "waits": [count_waiting(g.waiting) for g in groups],
+        "waits": [count_waiting(g.waits) for g in groups],
         **{
-            reason: [100 * g.waiting.get(reason, 0) / queued for g in groups]
+            reason: [100 * g.waits.get(reason, 0) / queued for g in groups]
             for reason in WAITS
         },
         "reason": [g.explanation or "Not decided yet." for g in groups],
@@ -269,7 +269,7 @@ def _summary(status: RootishStatus, shown: int) -> str:
         "the mean output of the group."
     )
     text = " &middot; ".join(parts)
-    if sentence := waits_for(status.waiting):
+    if sentence := waits_for(status.waits()):
         text += f"<br>{sentence}."
     return f"{text}<br><span style='color: #666'>{legend}</span>"
 

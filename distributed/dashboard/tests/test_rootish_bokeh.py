@@ -112,6 +112,8 @@ async def test_rows(c, s, a, b):
     assert shown["load"]["reason"] == "It has no inputs and brings data in."
     assert shown["later"]["reason"] == "Not decided yet."
     assert shown["load"]["bytes"] == "?"
+    assert shown["load"]["waits"].endswith(" order")
+    assert shown["later"]["waits"] == ""
     summary = component.summary.text
     assert f"Policy <b>producers</b> &middot; {SLOTS} slots" in summary
     assert f"{TASKS - SLOTS} tasks queued" in summary

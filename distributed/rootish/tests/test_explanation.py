@@ -202,6 +202,7 @@ async def test_persisted(c: Any, s: Any, a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize("annotation", [{"workers": ["a"]}, {"resources": {"GPU": 1}}])
 def test_restricted(annotation: dict[str, Any]) -> None:
+    """What nobody needs goes at once to where it is bound."""
     with dask.annotate(**annotation):
         x = da.ones((64, 8), chunks=(1, 8))
         explanation = explain(x, nthreads=1, nworkers=2)
@@ -224,7 +225,10 @@ def test_restricted_of_unknown_size() -> None:
 
 
 def test_restricted_consumers() -> None:
-    """What takes as much as it makes brings nothing in, wherever it may run."""
+    """What takes as much as it makes brings nothing in, wherever it may run.
+
+    What loads for it is held back, as its graph says who needs it.
+    """
     with (
         dask.config.set({"optimization.fuse.active": False}),
         dask.annotate(workers=["a"]),
@@ -235,7 +239,8 @@ def test_restricted_consumers() -> None:
         )
     reads = loaders(explanation)
     assert sum(group.tasks for group in reads) == 10
-    assert {group.verdicts["producers"].reason for group in reads} == {"restricted"}
+    assert {group.verdicts["producers"].reason for group in reads} == {"producer"}
+    assert {group.verdicts["heuristic"].rootish for group in reads} == {False}
 
 
 @gen_cluster(client=True)

@@ -30,8 +30,8 @@ from distributed.rootish.monitor import (
 from distributed.rootish.policy import (
     DEAR,
     FEW,
-    NOT_COUNTED,
     PRODUCER,
+    RESTRICTED,
     GroupFacts,
     Producers,
     Verdict,
@@ -48,6 +48,9 @@ from distributed.utils_test import (
 )
 
 INTERVAL = "distributed.scheduler.rootish-warning-interval"
+
+#: As in a release, restricted tasks are sent at once
+AT_ONCE = {"distributed.scheduler.rootish-co-assignment": False}
 
 
 def load(handle: Any, i: int) -> bytes:
@@ -316,11 +319,11 @@ async def waiting_loads(c: Client, s: Scheduler) -> dict[str, int]:
         status = s.extensions["rootish"].status()
     assert await c.rootish() == status
     for group in status.groups:
-        assert sum(group.waiting.values()) == group.states["queued"]
-    assert sum(status.waiting.values()) == status.queued
+        assert sum(group.waits.values()) == group.states["queued"]
+    assert sum(status.waits().values()) == status.queued
     monitor = s.extensions["rootish"]
-    assert monitor.count_waiting() == {**dict.fromkeys(WAITS, 0), **status.waiting}
-    return dict(find(status, "load").waiting)
+    assert monitor.count_waiting() == {**dict.fromkeys(WAITS, 0), **status.waits()}
+    return dict(find(status, "load").waits)
 
 
 @policy_cluster(far=False)
@@ -572,9 +575,6 @@ async def test_count_groups(c: Client, s: Scheduler, a: Worker, b: Worker) -> No
 
 # -- Warnings ------------------------------------------------------------------------
 
-#: Under this policy, what is restricted is never held back
-MARKED = {"distributed.scheduler.rootish-policy": "marked"}
-
 
 def small_cluster(s: Scheduler, nbytes: int = 8 * MIB) -> RootishMonitor:
     """Let the scheduler believe that its workers have this much memory together."""
@@ -596,21 +596,21 @@ async def half_loaded(c: Client, **kwargs: Any) -> AsyncIterator[None]:
     await wait(futures)
 
 
-@policy_cluster(far=False, config=MARKED)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
         monitor = small_cluster(s)
         async with half_loaded(c, workers=[a.address, b.address]):
             [group] = s.task_groups.values()
-            assert group.rootish_facts.verdict is NOT_COUNTED
+            assert group.rootish_facts.verdict is RESTRICTED
             assert not s.queued
             monitor.check()
             [line] = log.getvalue().splitlines()
             assert repr(group.name) in line
             assert "20.00 MiB" in line
             assert "8.00 MiB" in line
-            assert "(not-counted)" in line
-            assert HINTS[NOT_COUNTED] in line
+            assert "(restricted)" in line
+            assert HINTS[RESTRICTED] in line
             assert INTERVAL in line
             # Not again and again
             monitor.check()
@@ -624,7 +624,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
         assert len(log.getvalue().splitlines()) == 2
 
 
-@policy_cluster(far=False, config=MARKED)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_no_warning_where_it_fits(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -636,7 +636,7 @@ async def test_no_warning_where_it_fits(
             assert not log.getvalue()
 
 
-@policy_cluster(far=False, config=MARKED)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_no_warning_where_it_is_consumed(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -657,12 +657,14 @@ async def test_no_warning_where_it_is_consumed(
         await wait(sizes)
 
 
+@pytest.mark.parametrize("restricted", [True, False])
 @policy_cluster(far=False)
 async def test_no_warning_of_what_is_queued(
-    c: Client, s: Scheduler, a: Worker, b: Worker
+    c: Client, s: Scheduler, a: Worker, b: Worker, restricted: bool
 ) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
-        async with half_loaded(c):
+        workers = [a.address, b.address] if restricted else None
+        async with half_loaded(c, workers=workers):
             assert s.queued
             small_cluster(s, 2 * MIB).check()
             assert not log.getvalue()
@@ -712,7 +714,7 @@ async def test_no_warning_of_consumers(
         await wait(futures)
 
 
-@policy_cluster(far=False, config=MARKED)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_warning_of_a_group_for_each_file(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -760,7 +762,7 @@ async def test_bad_interval(interval: Any) -> None:
             pass
 
 
-@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h", **MARKED})
+@gen_cluster(client=True, nthreads=[("", 1)] * 2, config={INTERVAL: "1h", **AT_ONCE})
 async def test_warned_by_the_clock(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:

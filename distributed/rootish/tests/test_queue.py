@@ -1,689 +1,484 @@
-"""Which queued task a free worker gets: its neighbours, and never one out of turn."""
+"""What leaves the queue next, and for whom; and that it is a set like others."""
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Iterable
+import math
+import operator
+import weakref
+from collections.abc import Callable
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dask import delayed
-from dask._task_spec import List, Task, TaskRef
+from dask._task_spec import Task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributed import Event, Scheduler, SchedulerPlugin, get_worker, wait
+from distributed import Event, Scheduler, Worker, get_worker, secede, wait
 from distributed.collections import HeapSet
-from distributed.rootish import POLICIES, GroupFacts
-from distributed.rootish.queue import (
-    BLOCK_OUTPUT,
-    LOOK_AHEAD,
-    REMOVED,
-    CoAssigningQueue,
-    end_of_block,
-    first_use,
-    output_until_joined,
-)
+from distributed.core import Status
+from distributed.exceptions import Reschedule
+from distributed.rootish import POLICIES
+from distributed.rootish.families import FAMILY_OUTPUT, LATE_OUTPUT
+from distributed.rootish.lanes import KEPT_FAMILIES
+from distributed.rootish.queue import RootishQueue
+from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
-    moved,
+    FOUR_WORKERS,
+    deal,
+    load,
     policy_cluster,
     slots,
-    watch,
+    tree,
 )
 from distributed.utils_test import async_poll_for, gen_test
 
-FOUR_WORKERS = [("127.0.0.1", 1)] * 4
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
+#: Tasks of one output that may be left of the families that a worker has begun
+AHEAD = KEPT_FAMILIES * (int(LATE_OUTPUT * FAMILY_OUTPUT) - 1)
 
-class Deal(SchedulerPlugin):
-    """Note which worker got which task, in order."""
+priority_of: Callable[[Any], Any] = operator.attrgetter("priority")
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.dealt: list[tuple[Any, str]] = []
 
-    async def start(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-
-    def transition(
-        self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any
-    ) -> None:
-        if finish == "processing":
-            ts = self.scheduler.tasks[key]
-            if ts.prefix.name == self.prefix:
-                assert ts.processing_on
-                self.dealt.append((key, ts.processing_on.address))
-
-    @property
-    def workers(self) -> dict[Any, str]:
-        return dict(self.dealt)
-
-
-async def deal(s: Scheduler, prefix: str = "load") -> Deal:
-    plugin = Deal(prefix)
-    await plugin.start(s)
-    s.add_plugin(plugin)
-    return plugin
-
-
-def load(*args: object) -> bytes:
-    return bytes(CHUNK_NBYTES)
-
-
-def combine(*chunks: bytes) -> bytes:
-    return chunks[0]
-
-
-def mean(*chunks: bytes) -> int:
-    return sum(map(len, chunks)) // len(chunks)
-
-
-def tree(leaves: int, width: int) -> dict[Any, Task]:
-    """Make loads that are combined by ``width``, and what comes of that counted."""
-    dsk: dict[Any, Task] = {}
-    for n in range(leaves):
-        dsk["load", n] = Task(("load", n), load, n)
-    parts = []
-    for n in range(leaves // width):
-        key = ("combine", n)
-        chunks = [TaskRef(("load", n * width + i)) for i in range(width)]
-        dsk[key] = Task(key, combine, *chunks)
-        dsk["count", n] = Task(("count", n), len, TaskRef(key))
-        parts.append(TaskRef(("count", n)))
-    dsk["total"] = Task("total", sum, List(*parts))
-    return dsk
-
-
-def split(dealt: Deal, families: Iterable[Iterable[int]]) -> int:
-    """Count the families whose loads ran on different workers."""
-    workers = dealt.workers
-    return sum(len({workers["load", n] for n in family}) > 1 for family in families)
-
-
-# -- Families ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [2, 4])
-@pytest.mark.parametrize("on", [True, False])
-def test_families_of_a_tree(on: bool, width: int) -> None:
-    """Loads that are combined first run on one worker, whatever their number."""
-    leaves = 32 * width
-    families = [range(n, n + width) for n in range(0, leaves, width)]
-
-    @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
-    async def run(c: Any, s: Any, *workers: Any) -> None:
-        dealt = await deal(s)
-        [total] = c.get(tree(leaves, width), ["total"], sync=False)
-        assert await total == 32 * CHUNK_NBYTES
-        assert len(set(dealt.workers.values())) == 4
-        # What is sent out before there is a queue is dealt like cards
-        assert (split(dealt, families) < len(families) / 2) is on
-        assert (moved(workers) < leaves * CHUNK_NBYTES / 3) is on
-
-    run()
-
-
-def test_off_is_the_order_of_the_base() -> None:
-    """Without co-assignment, tasks leave the queue by priority, whoever is free."""
-    in_order = {}
-
-    async def run(c: Any, s: Any, *workers: Any) -> None:
-        dealt = await deal(s)
-        loads = [("load", n) for n in range(128)]
-        await wait(c.get(tree(128, 4), [*loads, "total"], sync=False))
-        keys = [key for key, _ in dealt.dealt]
-        by_priority = sorted(keys, key=lambda key: s.tasks[key].priority)
-        assert len(keys) == 128
-        in_order[type(s.queued)] = keys == by_priority
-
-    policy_cluster(FOUR_WORKERS)(run)()
-    policy_cluster(FOUR_WORKERS, config=OFF)(run)()
-    assert in_order == {CoAssigningQueue: False, HeapSet: True}
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_two_fields(on: bool) -> None:
-    """Fields that are combined elementwise are read on one worker."""
-
-    @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
-    async def run(c: Any, s: Any, *workers: Any) -> None:
-        dealt = await deal(s)
-        fields = [delayed(load)(n, dask_key_name=("load", n)) for n in range(128)]
-        pairs = [
-            delayed(len)(delayed(combine)(*fields[n : n + 2])) for n in range(0, 128, 2)
-        ]
-        assert await c.compute(delayed(sum)(pairs)) == 64 * CHUNK_NBYTES
-        families = [range(n, n + 2) for n in range(0, 128, 2)]
-        assert (split(dealt, families) < 32) is on
-
-    run()
-
-
-def test_stencil() -> None:
-    """Chunks that use their neighbours are loaded in stretches."""
-    counts = {}
-
-    async def run(c: Any, s: Any, *workers: Any) -> None:
-        dealt = await deal(s)
-        chunks = [delayed(load)(n, dask_key_name=("load", n)) for n in range(96)]
-        means = [delayed(mean)(*chunks[max(n - 1, 0) : n + 2]) for n in range(96)]
-        assert await c.compute(delayed(sum)(means)) == 96 * CHUNK_NBYTES
-        pairs = [range(n, n + 2) for n in range(95)]
-        counts[isinstance(s.queued, CoAssigningQueue)] = split(dealt, pairs)
-
-    policy_cluster(FOUR_WORKERS)(run)()
-    policy_cluster(FOUR_WORKERS, config=OFF)(run)()
-    assert counts[True] < 0.9 * counts[False], counts
-
-
-class Handle:
-    """A small object that stands for a file."""
-
-
-def open_file(n: int) -> Handle:
-    return Handle()
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_files_stay_with_their_worker(on: bool) -> None:
-    """Where files are read step by step, each worker opens a part of them."""
-
-    @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
-    async def run(c: Any, s: Any, *workers: Any) -> None:
-        handles = c.map(open_file, range(32))
-        await wait(handles)
-        dealt = await deal(s)
-        dsk: dict[Any, Task] = {}
-        for step in range(16):
-            for f, handle in enumerate(handles):
-                key = ("load", step * 32 + f)
-                dsk[key] = Task(key, load, TaskRef(handle.key), step)
-            for part in range(8):
-                first = step * 32 + part * 4
-                key = ("combine", step * 8 + part)
-                chunks = [TaskRef(("load", first + i)) for i in range(4)]
-                dsk[key] = Task(key, combine, *chunks)
-                dsk["count", key[1]] = Task(("count", key[1]), len, TaskRef(key))
-        counts = [TaskRef(("count", n)) for n in range(128)]
-        dsk["total"] = Task("total", sum, List(*counts))
-        [total] = c.get(dsk, ["total"], sync=False)
-        assert await total == 128 * CHUNK_NBYTES
-        opened = {(key[1] % 32, worker) for key, worker in dealt.dealt}
-        assert (len(opened) < 108) is on
-        if on:
-            assert s.queued.chosen["near"]
-
-    run()
-
-
-# -- Memory --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("marks", [True, False])
-@policy_cluster(FOUR_WORKERS)
-async def test_chunks_in_memory(c: Any, s: Any, *workers: Any, marks: bool) -> None:
-    """Blocks do not lead a worker far ahead of the order."""
-    seen = await watch(s, "load")
-    dsk = tree(160, 4)
-    if marks:
-        for n in range(160):
-            dsk["load", n] = Task(("load", n), load, n, _data_producer=True)
-    [total] = c.get(dsk, ["total"], sync=False)
-    await total
-    assert seen.peak_chunks <= 3 * slots(s), (seen.peak_chunks, slots(s))
-
-
-def fake(
-    n: int, graph: int = 0, output: int | None = 1, who_has: Iterable[Any] = ()
-) -> Any:
-    """A task as far as the queue looks at it."""
-    types = {} if output is None else {"bytes": 1}
-    group = Fake(
-        _types=types, _size=1, nbytes_total=output or 0, rootish_facts=GroupFacts()
-    )
-    return Fake(
-        key=("load", graph, n),
-        _state="queued",
-        priority=(0, graph, n),
-        group=group,
-        prefix=group,
-        dependents=set(),
-        dependencies=set(),
-        waiting_on=set(),
-        who_has=set(who_has),
-    )
-
-
-class Fake(SimpleNamespace):
-    """Has attributes, and is equal to itself alone."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
-def connect(user: Any, *inputs: Any) -> Any:
-    for ts in inputs:
-        ts.dependents.add(user)
-        user.dependencies.add(ts)
-        user.waiting_on.add(ts)
-    return user
-
-
-def test_output_until_joined() -> None:
-    """Past tasks that only rename, what is made of a chunk counts."""
-    chunk = fake(0, output=10)
-    assert output_until_joined(chunk) == 1
-    alias = connect(fake(1, output=10), chunk)
-    assert output_until_joined(chunk) == 1
-    for n, output in enumerate([30, 20, None]):
-        connect(fake(2 + n, output=output), alias)
-    assert output_until_joined(chunk) == 3 + 2 + 1
-    # Next to nothing is made of it, but it is there itself
-    small = fake(0, output=10)
-    connect(fake(1, output=0), small)
-    assert output_until_joined(small) == 1
-
-
-@pytest.mark.parametrize(("output", "made"), [(30, 2.5), (10, 1.5), (None, 1.5)])
-def test_chunks_that_are_merged_count_twice(output: int | None, made: float) -> None:
-    """A join that keeps the size of its inputs is there beside them."""
-    chunks = [fake(n, output=10) for n in range(3)]
-    filled = []
-    for n, ts in enumerate(chunks):
-        mask = connect(fake(10 + n, output=5), ts)
-        filled.append(connect(fake(20 + n, output=10), ts, mask))
-    connect(fake(31, output=1), connect(fake(30, output=output), *filled))
-    assert output_until_joined(chunks[0]) == made
-
-
-def test_end_of_block() -> None:
-    """Neighbours are those that come before the second join, in the same graph."""
-    a, b, c = fake(0), fake(1), fake(2)
-    assert end_of_block(a) == a.priority
-    only = connect(fake(3), a)
-    assert end_of_block(a) == a.priority
-    pair = connect(fake(4), only, b)
-    assert end_of_block(a) == pair.priority
-    four = connect(fake(5), pair, c)
-    assert end_of_block(a) == four.priority
-    # Two joins are as far as neighbours are looked for
-    connect(fake(6), four, fake(7))
-    assert end_of_block(a) == four.priority
-    # What is in memory already makes no join
-    table = fake(8)
-    scaled = connect(fake(9), table, d := fake(10))
-    scaled.waiting_on.remove(table)
-    assert end_of_block(d) == d.priority
-    # What comes of it in another graph is as far away as the end of this one
-    later = connect(fake(0, graph=1), d, a)
-    connect(fake(1, graph=1), later, fake(2, graph=1))
-    assert fake(10**6).priority < end_of_block(d) < later.priority
-
-
-def test_first_use() -> None:
-    a, b, c = fake(0), fake(1), fake(2)
-    assert first_use(a) == a.priority
-    alias = connect(fake(3), a)
-    assert first_use(a) == a.priority
-    pair = connect(fake(4), alias, b)
-    connect(fake(9), a, c)
-    assert first_use(a) == first_use(b) == pair.priority
-
-
-# -- The queue -----------------------------------------------------------------------
-
-
-class FakeState:
-    """Free workers, as far as the queue looks at a scheduler."""
-
-    def __init__(self, nworkers: int = 1) -> None:
-        self.workers = [Fake(address=f"worker-{n}") for n in range(nworkers)]
-        self.running = set(self.workers)
-        self.idle_task_count = set(self.workers)
-        self.next: Any = self.workers[0]
-
-    def decide_worker_rootish_queuing_enabled(self) -> Any:
-        return self.next
-
-
-class Queue(CoAssigningQueue):
-    """Keep the state of tasks in step, as transitions do."""
-
-    def add(self, value: Any) -> None:
-        value._state = "queued"
-        super().add(value)
-
-    def discard(self, value: Any) -> None:
-        value._state = "released"
-        super().discard(value)
-
-
-def make(nworkers: int = 1) -> tuple[FakeState, Any]:
-    state = FakeState(nworkers)
-    return state, Queue(state)  # type: ignore[arg-type]
-
-
-def take(state: FakeState, queue: Any, worker: int = 0) -> Any:
-    state.next = state.workers[worker]
-    ts = queue.peek()
-    assert queue.peek() is ts
-    assert queue.worker_for(ts) is state.workers[worker]
-    queue.remove(ts)
-    return ts
-
-
-def pairs(number: int, graph: int = 0, **kwargs: Any) -> list[Any]:
-    """Return loads of which each two are combined."""
-    loads = []
-    for n in range(number):
-        two = [fake(3 * n, graph, **kwargs), fake(3 * n + 1, graph, **kwargs)]
-        connect(fake(3 * n + 2, graph), *two)
-        loads += two
-    return loads
+# -- Order ---------------------------------------------------------------------------
 
 
 def test_own_then_first_then_help() -> None:
-    state, queue = make(2)
-    loads = pairs(2)
-    for ts in reversed(loads):
-        queue.add(ts)
-    assert take(state, queue, 0) is loads[0]
-    assert take(state, queue, 1) is loads[2]
-    assert take(state, queue, 0) is loads[1]
-    assert take(state, queue, 0) is loads[3]
-    assert queue.chosen == {"own": 1, "first": 2, "near": 0, "help": 1}
-    assert queue.choices == [
-        (loads[0].key, "worker-0", "first"),
-        (loads[2].key, "worker-1", "first"),
-        (loads[3].key, "worker-0", "help"),
+    """Workers go on with what they have begun, and help when nothing else is left."""
+    s = Paper(2)
+    loads = s.pairs(2)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[2]
+    assert s.give(0) is loads[1]
+    assert s.give(0) is loads[3]
+    assert s.give(0) is None
+    assert s.queue.chosen == {"own": 1, "first": 2, "help": 1}
+    a, b = (ws.address for ws in s.all)
+    assert s.queue.choices == [
+        (loads[0].key, a, "first"),
+        (loads[2].key, b, "first"),
+        (loads[3].key, a, "help"),
     ]
-    with pytest.raises(KeyError):
-        queue.peek()
-
-
-def test_what_is_combined_first_is_not_torn() -> None:
-    """However the blocks before ended."""
-    state, queue = make(2)
-    loads = pairs(8)
-    connect(fake(100), *(next(iter(ts.dependents)) for ts in loads))
-    # The first of the first pair is on its way already
-    for ts in loads[1:]:
-        queue.add(ts)
-    assert take(state, queue, 0) is loads[1]
-    assert take(state, queue, 1) is loads[4]
-    assert [take(state, queue, 0) for _ in range(2)] == loads[2:4]
-    assert [take(state, queue, 1) for _ in range(3)] == loads[5:8]
-
-
-def test_large_family_has_several_blocks() -> None:
-    state, queue = make(2)
-    loads = [fake(n) for n in range(3 * BLOCK_OUTPUT)]
-    connect(fake(100), *loads)
-    for ts in loads:
-        queue.add(ts)
-    assert take(state, queue, 0) is loads[0]
-    assert take(state, queue, 1) is loads[BLOCK_OUTPUT]
-
-
-def test_uses_that_overlap_leave_a_task() -> None:
-    """A block has at least one task, whatever the order of priority says."""
-    state, queue = make()
-    loads = [fake(0), fake(9), fake(11), fake(12), fake(13)]
-    for n, ts in zip((10, 14, 15, 16, 17), loads):
-        connect(fake(n), ts, fake(20 + n))
-        queue.add(ts)
-    connect(fake(100), *loads)
-    assert [take(state, queue) for _ in loads] == loads
-
-
-def test_nobody_is_free() -> None:
-    state, queue = make()
-    loads = pairs(2)
-    for ts in loads:
-        queue.add(ts)
-    state.idle_task_count.clear()
-    state.next = None
-    assert queue.peek() is loads[0]
-
-
-def test_worker_for_whom_it_was_chosen() -> None:
-    """What peek found out is used once, by the task that it is about, and if true."""
-    state, queue = make(3)
-    loads = pairs(2)
-    for ts in loads:
-        queue.add(ts)
-    ws = state.next = state.workers[1]
-    ts = queue.peek()
-    assert queue.worker_for(ts) is ws
-    assert queue.worker_for(ts) is None
-    assert queue.peek() is ts
-    assert queue.worker_for(loads[-1]) is None
-    assert queue.peek() is ts
-    state.idle_task_count.remove(ws)
-    assert queue.worker_for(ts) is None
-    queue.peek()
-    state.next = None
-    queue.peek()
-    state.idle_task_count.add(ws)
-    assert queue.worker_for(ts) is None
-    # Only the choice that was followed is told
-    assert queue.choices == [(ts.key, "worker-1", "first")]
-
-
-def test_more_urgent_graph_interrupts_blocks() -> None:
-    state, queue = make(2)
-    slow, urgent = pairs(4, graph=1), pairs(2, graph=0)
-    for ts in slow:
-        queue.add(ts)
-    assert take(state, queue, 0) is slow[0]
-    for ts in urgent:
-        queue.add(ts)
-    # Worker 1 has a block that is begun; it is helped before the next graph goes on
-    assert take(state, queue, 1) is urgent[0]
-    assert take(state, queue, 0) is urgent[2]
-    assert take(state, queue, 0) is urgent[3]
-    assert take(state, queue, 0) is urgent[1]
-    assert take(state, queue, 0) is slow[1]
-
-
-def test_blocks_of_much_output_are_short() -> None:
-    state, queue = make(2)
-    loads = pairs(2, output=1)
-    for ts in loads:
-        for n in range(BLOCK_OUTPUT):
-            connect(fake(100 + n), ts)
-        queue.add(ts)
-    assert take(state, queue, 0) is loads[0]
-    assert take(state, queue, 1) is loads[1]
-
-
-def with_inputs_on(worker: Any, tasks: list[Any]) -> None:
-    for ts in tasks:
-        connect(ts, fake(-1, who_has=[worker]))
-
-
-def test_near_is_bounded() -> None:
-    """However many blocks are near, the first is not passed over for ever."""
-    state, queue = make(2)
-    far = pairs(1)
-    near = [ts for ts in pairs(3 * LOOK_AHEAD) if ts.priority[2] > 2]
-    with_inputs_on(state.workers[1], far)
-    with_inputs_on(state.workers[0], near)
-    for ts in far + near:
-        queue.add(ts)
-    taken = [take(state, queue, 0) for _ in range(LOOK_AHEAD + 2)]
-    assert taken == near[:LOOK_AHEAD] + far
-    assert queue.chosen["near"] >= LOOK_AHEAD / 2
-
-
-def test_near_does_not_look_far_ahead() -> None:
-    state, queue = make(2)
-    loads = pairs(LOOK_AHEAD)
-    far, near = loads[:LOOK_AHEAD], loads[LOOK_AHEAD:]
-    with_inputs_on(state.workers[1], far)
-    with_inputs_on(state.workers[0], near)
-    for ts in loads:
-        queue.add(ts)
-    assert take(state, queue, 0) is far[0]
-    # The first block is gone, and what comes after it within reach
-    assert take(state, queue, 1) is far[2]
-    assert take(state, queue, 0) is far[1]
-    assert take(state, queue, 0) is near[0]
-
-
-def test_order_is_kept_where_much_is_made() -> None:
-    """Blocks of one task are not passed over for the sake of their inputs."""
-    state, queue = make(2)
-    loads = pairs(4)
-    with_inputs_on(state.workers[1], loads[:4])
-    with_inputs_on(state.workers[0], loads[4:])
-    for ts in loads:
-        for n in range(BLOCK_OUTPUT):
-            connect(fake(100 + n), ts)
-        queue.add(ts)
-    assert [take(state, queue, 0) for _ in loads] == loads
-
-
-def test_worker_that_is_gone_or_left_behind() -> None:
-    state, queue = make(3)
-    loads = pairs(20)
-    for ts in loads:
-        queue.add(ts)
-    assert take(state, queue, 1) is loads[0]
-    state.running.remove(state.workers[1])
-    assert take(state, queue, 0) is loads[1]
-    # Worker 2 begins a block, and does not come back
-    assert take(state, queue, 2) is loads[2]
-    taken = [take(state, queue, 0) for _ in range(20)]
-    assert loads[3] in taken
-
-
-def test_is_a_set_in_order() -> None:
-    state, queue = make()
-    loads = pairs(4)
-    for ts in loads:
-        queue.add(ts)
-    take(state, queue)
-    assert list(queue.peekn(3)) == loads[1:4]
-    assert list(queue.sorted()) == loads[1:]
-    assert set(queue) == set(loads[1:])
-    assert queue.pop() is loads[1]
-    assert queue.peekright() is loads[-1]
-    assert queue.popright() is loads[-1]
-    assert len(queue) == 5
-    queue.clear()
-    assert not queue
-    assert not list(queue.sorted())
-    for take_one in (queue.peek, queue.pop, queue.peekright, queue.popright):
-        with pytest.raises(KeyError):
-            take_one()
 
 
 def test_order_of_arrival_does_not_matter() -> None:
-    """Runs that overlap are merged, and tasks that left meanwhile are passed over."""
-    state, queue = make()
-    loads = pairs(12)
-    for start in (8, 0, 1, 3, 2):
-        for ts in loads[start::4]:
-            queue.add(ts)
-    for ts in loads[4::8]:
-        queue.discard(ts)
-    left = [ts for ts in loads if ts in queue]
-    assert len(left) < len(loads)
-    assert [take(state, queue) for _ in left] == left
-    assert not queue
+    """The most urgent is next, whenever it became ready; what left is passed over."""
+    s = Paper(1)
+    loads = s.pairs(12)
+    for start in (3, 0, 1, 2):
+        s.enqueue(*loads[start::4])
+    left = loads[1::2] + loads[::4]
+    for ts in loads[2::4]:
+        s.queue.discard(ts)
+    assert s.give_all(0) == sorted(left, key=priority_of)
+    assert not s.queue
 
 
-def test_cancelled_tasks_are_not_kept() -> None:
-    """Those that will not be run do not wait for their turn; the others do."""
-    state, queue = make(2)
-    loads = pairs(4 * REMOVED)
-    for ts in loads:
-        queue.add(ts)
-    for n in range(6):
-        take(state, queue, n % 2)
-    wanted = loads[-20:]
-    for ts in loads[:-20]:
-        if ts in queue:
-            queue.remove(ts)
-    kept = [queue._run, *(run for *_, run in queue._runs)]
-    assert sum(map(len, kept)) <= REMOVED + len(wanted)
-    assert [take(state, queue) for _ in wanted] == wanted
-    assert not queue
-    with pytest.raises(KeyError):
-        queue.remove(wanted[0])
+def test_the_least_busy_worker_is_asked_first() -> None:
+    """What is most urgent does not wait behind another task."""
+    s = Paper(3)
+    s.enqueue(*s.pairs(3))
+    for n in (0, 2):
+        s.send(s.add("other", 100 + n), s.all[n])
+    choice = s.queue.choose()
+    assert choice
+    assert choice.worker is s.all[1]
 
 
-class SameKey(Fake):
-    """Equal to every other task of its key, as tasks are."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SameKey) and self.key == other.key
-
-
-def test_cancelled_and_submitted_again() -> None:
-    """A block has a task that was forgotten, and another of that key is queued."""
-    state, queue = make()
-    old, new, first = (SameKey(**vars(fake(n))) for n in (1, 1, 0))
-    connect(fake(2), first, old)
-    last = fake(9)
-    for ts in (first, old, last):
-        queue.add(ts)
-    assert take(state, queue) is first
-    queue.remove(old)
-    queue.add(new)
-    queue._begin_runs_again()
-    assert [take(state, queue) for _ in range(2)] == [new, last]
+def test_more_urgent_graph_interrupts_families() -> None:
+    """What is begun waits as long as there is anything more urgent to begin."""
+    s = Paper(2)
+    slow, urgent = s.pairs(4, graph=1), s.pairs(2, graph=0)
+    s.enqueue(*slow)
+    assert s.give(0) is slow[0]
+    s.enqueue(*urgent)
+    assert s.give(0) is urgent[0]
+    assert s.give(0) is urgent[1]
+    assert s.give(0) is urgent[2]
+    assert s.give(0) is urgent[3]
+    assert s.give(0) is slow[1]
 
 
-def test_pickle() -> None:
-    """What comes out is a plain set in order, as of the base."""
-    _, queue = make()
-    queue.add(fake(2))
-    queue.add(fake(1))
-    state, *arguments = queue.__reduce__()
-    assert [ts.priority[2] for ts in state(*arguments[0]).sorted()] == [1, 2]
+def test_more_urgent_graph_is_helped() -> None:
+    """Between graphs, priority is kept to the task."""
+    s = Paper(2)
+    slow, urgent = s.pairs(4, graph=1), s.pairs(2, graph=0)
+    s.enqueue(*slow)
+    assert s.give(0) is slow[0]
+    s.enqueue(*urgent)
+    assert s.give(1) is urgent[0]
+    # Rather than to go on with a graph that is less urgent
+    assert [s.give(0) for _ in range(3)] == urgent[2:] + urgent[1:2]
+    assert s.give(0) is slow[1]
+
+
+def test_family_of_a_worker_that_is_gone() -> None:
+    """The others finish it at once."""
+    s = Paper(3)
+    loads = s.pairs(20)
+    s.enqueue(*loads)
+    assert s.give(1) is loads[0]
+    s.leave(1)
+    assert s.give(0) is loads[1]
+    assert s.give(0) is loads[2]
+
+
+def test_family_that_is_left_behind() -> None:
+    """The others finish it if its worker does not come back, in the end."""
+    s = Paper(3)
+    loads = s.pairs(40)
+    s.enqueue(*loads)
+    assert s.give(2) is loads[0]
+    taken = [s.give(0) for _ in range(40)]
+    assert taken[:4] == loads[2:6]
+    assert loads[1] in taken
 
 
 @settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_nothing_is_lost(random: Random) -> None:
-    """Every task comes out once, and none while a more urgent graph waits."""
-    state, queue = make(3)
-    waiting = [ts for graph in range(3) for ts in pairs(5, graph)]
-    inside: list[Any] = []
+    """Every task comes out once, whatever comes and goes meanwhile."""
+    s = Paper(3)
+    waiting = [ts for graph in range(3) for ts in s.pairs(8, graph)]
+    inside: set[Any] = set()
     out: list[Any] = []
     while waiting or inside:
         what = random.random()
         if waiting and what < 0.5:
             ts = waiting.pop(random.randrange(len(waiting)))
-            queue.add(ts)
-            inside.append(ts)
+            s.enqueue(ts)
+            inside.add(ts)
         elif inside and what > 0.95:
             # Cancelled, and wanted again
-            ts = inside.pop(random.randrange(len(inside)))
-            queue.discard(ts)
+            ts = random.choice(sorted(inside, key=priority_of))
+            s.queue.discard(ts)
+            inside.discard(ts)
             waiting.append(ts)
         elif inside:
-            ts = take(state, queue, random.randrange(3))
-            assert ts.priority[:2] == min(t.priority[:2] for t in inside)
+            ts = s.give(random.randrange(3))
+            assert ts
             inside.remove(ts)
             out.append(ts)
-        assert set(queue) == set(inside)
-        assert len(queue) == len(inside)
-    assert len(out) == len(set(out)) == 30
+        assert set(s.queue) == inside
+        assert len(s.queue) == len(inside)
+    assert len(out) == len(set(out)) == 48
 
 
-# -- Clusters ------------------------------------------------------------------------
+def test_look_ahead_is_bounded() -> None:
+    """Whoever goes ahead of a more urgent task is of a family that was begun."""
+    s = Paper(4)
+    loads = s.pairs(64)
+    random = Random(0)
+    late = random.sample(loads, 32)
+    s.enqueue(*(ts for ts in loads if ts not in late))
+    for ts in late:
+        choice = s.offer(random.randrange(4))
+        assert choice
+        behind = {t for t in s.queue if priority_of(t) < priority_of(choice.task)}
+        families = list(itertools.chain(*s.queue.open.begun.values()))
+        begun = {cell[0] for family in families for cell in family.cells if cell}
+        assert behind <= begun or choice.reason == "own"
+        assert len(begun) <= AHEAD * len(s.all)
+        s.queue.take(choice)
+        s.send(choice.task, choice.worker)
+        s.enqueue(ts)
+
+
+# -- A set ---------------------------------------------------------------------------
+
+
+def test_is_a_set() -> None:
+    """Who knows the queue of the base finds what a set has, most urgent first."""
+    s = Paper(2)
+    loads = s.pairs(4)
+    s.enqueue(*reversed(loads))
+    s.give(0)
+    queue = s.queue
+    left = loads[1:]
+    assert list(queue.sorted()) == left
+    assert set(queue) == queue == set(left)
+    assert queue | {loads[0]} == set(loads)
+    assert queue & set(loads[:3]) == set(loads[1:3])
+    assert queue - set(left) == set()
+    assert loads[0] not in queue
+    assert "load" not in queue
+    assert str(len(left)) in repr(queue)
+    with pytest.raises(KeyError):
+        queue.remove(loads[0])
+    queue.discard(loads[0])
+    queue.add(loads[1])
+    assert len(queue) == len(left)
+    assert [queue.pop() for _ in left] == left
+    assert not queue
+    assert not list(queue.sorted())
+    assert not list(queue.peekn(3))
+    for take_one in (queue.peek, queue.pop):
+        with pytest.raises(KeyError):
+            take_one()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_clear(begun: bool) -> None:
+    s = Paper(2)
+    loads = s.pairs(8)
+    s.enqueue(*loads)
+    if begun:
+        s.give(0)
+    s.queue.clear()
+    assert not s.queue
+    assert s.give(0) is None
+    s.enqueue(*loads[1:])
+    assert s.give(1) is loads[1]
+
+
+def test_looking_changes_nothing() -> None:
+    """Whoever looks at the queue, as often as they like, finds what would be next."""
+
+    def look(s: Paper) -> None:
+        queue = s.queue
+        waiting = sorted(queue, key=priority_of)
+        assert queue.peek() is waiting[0]
+        assert list(queue.peekn(3)) == waiting[:3]
+        assert list(queue.sorted()) == waiting
+        assert sum(sum(why.values()) for why in queue.why_waiting().values()) == len(
+            waiting
+        )
+        assert repr(queue)
+
+    taken = []
+    for looks in (True, False):
+        s, random = Paper(3), Random(0)
+        loads = s.pairs(20)
+        given = []
+        for ts in random.sample(loads, len(loads)):
+            s.enqueue(ts)
+            if looks:
+                look(s)
+            if random.random() < 0.3:
+                given.append(s.give(random.randrange(3)))
+        while len(given) < len(loads):
+            if looks:
+                look(s)
+            given.append(s.give(random.randrange(3)))
+        taken.append([ts and ts.key for ts in given])
+    assert taken[0] == taken[1]
+
+
+def test_asking_twice() -> None:
+    """As long as nothing is taken, the answer is the same."""
+    s = Paper(3)
+    s.enqueue(*s.pairs(8))
+    while choice := s.queue.choose():
+        assert s.queue.choose() == choice
+        assert choice.task in s.queue
+        s.queue.take(choice)
+        assert choice.task not in s.queue
+
+
+@pytest.mark.parametrize("where", ["run", "family", "begun", "held", "restricted"])
+def test_cancelled_task_is_let_go_at_once(where: str) -> None:
+    """Nothing keeps its payload while others wait."""
+    s = Paper(2, waiting=1 if where == "held" else 2)
+    loads = s.pairs(40, nbytes=2**20)
+    victim = loads[-1]
+    if where == "restricted":
+        victim.worker_restrictions = {s.all[0].address}
+    if where == "held":
+        model = s.send(s.add("model", 1000))
+        for n in range(len(loads)):
+            model = s.add("model", 1001 + n, model, loads[n], nbytes=1)
+    s.enqueue(*loads)
+    if where == "held":
+        assert len(s.give_all(0)) < len(loads)
+        assert s.queue.is_held(victim)
+    elif where in ("family", "begun"):
+        victim = loads[1]
+        assert s.offer(0)
+        if where == "begun":
+            s.give(0)
+    ref = weakref.ref(victim)
+    loads.remove(victim)
+    s.forget(victim)
+    del victim
+    gc.collect()
+    assert ref() is None
+    assert s.queue
+
+
+def test_cancelled_and_submitted_again() -> None:
+    """A family has a task that was forgotten, and another of that key is queued."""
+    s = Paper(2)
+    loads = s.pairs(3)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    s.forget(loads[1])
+    again = s.add("load", 1)
+    assert again == loads[1]
+    s.enqueue(again)
+    assert [s.give(0) for _ in range(5)] == [again, *loads[2:]]
+    assert next(ts for ts in s.tasks.values() if ts == again) is again
+    assert again.processing_on
+    assert not loads[1].processing_on
+
+
+# -- One way out ---------------------------------------------------------------------
+
+
+def wait_for(event: Event, *args: object) -> bytes:
+    event.wait()
+    return bytes(CHUNK_NBYTES)
+
+
+@policy_cluster([("127.0.0.1", 1)], far=False)
+async def test_what_becomes_ready_late_does_not_overtake(
+    c: Any, s: Any, a: Any
+) -> None:
+    """A slot that becomes free is for the most urgent, not for who has just come."""
+    opens, loads = Event("opens"), Event("loads")
+    handle = c.submit(wait_for, opens, key="handle")
+    late = c.map(load, [handle] * 20, key=[("late", n) for n in range(20)], priority=-1)
+    await async_poll_for(lambda: len(s.tasks) == 21, timeout=10)
+    first = c.map(wait_for, [loads] * 20, key=[("first", n) for n in range(20)])
+    await async_poll_for(lambda: len(s.queued) == 19, timeout=10)
+    dealt_first, dealt_late = await deal(s, "first"), await deal(s, "late")
+    await opens.set()
+    await async_poll_for(lambda: s.tasks["handle"].state == "memory", timeout=10)
+    assert {s.tasks[future.key].state for future in late} == {"queued"}
+    assert not dealt_late.dealt
+    await async_poll_for(lambda: len(dealt_first.dealt) == 1, timeout=10)
+    await loads.set()
+    await wait([*first, *late])
+
+
+def watch_threads(s: Any) -> list[tuple[int, int]]:
+    """Note what waits, and how many workers are free, after every stimulus."""
+    seen: list[tuple[int, int]] = []
+    transitions = s._transitions
+
+    def transitions_and_look(*args: Any, **kwargs: Any) -> None:
+        transitions(*args, **kwargs)
+        seen.append((len(s.queued), len(s.idle_task_count)))
+
+    s._transitions = transitions_and_look
+    return seen
+
+
+@policy_cluster(FOUR_WORKERS)
+async def test_no_worker_idles(c: Any, s: Any, *workers: Any) -> None:
+    """No thread is free while a task is queued, after whatever happens."""
+    seen = watch_threads(s)
+    [total] = c.get(tree(160, 4), ["total"], sync=False)
+    assert await total == 40 * CHUNK_NBYTES
+    assert any(queued for queued, _ in seen)
+    assert not [one for one in seen if all(one)]
+
+
+def fail(event: Event, *args: object) -> None:
+    event.wait()
+    raise ZeroDivisionError
+
+
+def reschedule(event: Event, *args: object) -> None:
+    event.wait()
+    raise Reschedule
+
+
+def go_on(event: Event, end: Event) -> None:
+    event.wait()
+    secede()
+    end.wait()
+
+
+@pytest.mark.parametrize(
+    "happens",
+    ["errs", "rescheduled", "secedes", "cancelled", "joins", "resumes", "leaves"],
+)
+@policy_cluster(far=False, config={"distributed.worker.memory.pause": False})
+async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None:
+    """What is queued gets every thread that becomes free, whatever the reason."""
+    go, end = Event("go"), Event("end")
+    seen = watch_threads(s)
+    first: Callable[..., Any] = {
+        "errs": fail,
+        "rescheduled": reschedule,
+        "secedes": go_on,
+    }.get(happens, wait_for)
+    keys = [("first", n) for n in range(4)]
+    begun = c.map(first, [go] * 4, [end] * 4, key=keys, priority=1)
+    await async_poll_for(lambda: len(s.tasks) == 4, timeout=10)
+    futures = c.map(wait_for, [end] * 20, key=[("then", n) for n in range(20)])
+    await async_poll_for(lambda: len(s.tasks) == 24, timeout=10)
+
+    def sent() -> int:
+        number: int = s.task_prefixes["then"].states["processing"]
+        return number
+
+    assert sent() == 0
+    if happens in ("errs", "rescheduled", "secedes"):
+        await go.set()
+        if happens != "rescheduled":
+            await async_poll_for(lambda: sent() == slots(s), timeout=10)
+    elif happens == "cancelled":
+        await c.cancel(begun)
+        await async_poll_for(lambda: sent() == slots(s), timeout=10)
+    elif happens == "joins":
+        async with Worker(s.address, nthreads=1) as third:
+            await async_poll_for(lambda: sent() == 2, timeout=10)
+            assert len(s.workers[third.address].processing) == 2
+            await end.set()
+            await go.set()
+            await wait(futures)
+    elif happens == "resumes":
+        a.status = Status.paused
+        await async_poll_for(lambda: len(s.running) == 1, timeout=10)
+        await go.set()
+        await async_poll_for(lambda: sent() == 2, timeout=10)
+        a.status = Status.running
+        await async_poll_for(lambda: sent() == 4, timeout=10)
+    elif happens == "leaves":
+        await a.close(executor_wait=False)
+        await async_poll_for(lambda: len(s.workers) == 1, timeout=10)
+    assert not [one for one in seen if all(one)]
+    if happens == "rescheduled":
+        await c.cancel(begun)
+    await end.set()
+    await go.set()
+    await wait(futures)
+    assert {future.status for future in futures} == {"finished"}
+    assert not [one for one in seen if all(one)]
+
+
+@policy_cluster(
+    far=False,
+    config={
+        "distributed.scheduler.work-stealing": True,
+        # Nothing is stolen but by the test
+        "distributed.scheduler.work-stealing-interval": "1h",
+    },
+)
+async def test_asked_after_a_task_was_stolen(c: Any, s: Any, a: Any, b: Any) -> None:
+    """The worker that loses it has a thread free."""
+    event = Event()
+    first = c.map(
+        wait_for, [event] * 2, key=[("first", n) for n in (0, 1)], workers=[a.address]
+    )
+    await async_poll_for(lambda: len(s.workers[a.address].processing) == 2, timeout=10)
+    futures = c.map(wait_for, [event] * 20, key=[("then", n) for n in range(20)])
+    await async_poll_for(lambda: len(s.queued) == 18, timeout=10)
+    await async_poll_for(lambda: a.state.executing_count == 1, timeout=10)
+    [ready] = (ts.key for ts in a.state.ready)
+    s.extensions["stealing"].move_task_request(
+        s.tasks[ready], s.workers[a.address], s.workers[b.address]
+    )
+    await async_poll_for(lambda: len(s.queued) == 17, timeout=10)
+    assert s.tasks[ready].processing_on is s.workers[b.address]
+    await event.set()
+    await wait([*first, *futures])
 
 
 def load_when(event: Event, worker: str, *args: object) -> bytes:
@@ -691,28 +486,6 @@ def load_when(event: Event, worker: str, *args: object) -> bytes:
     if get_worker().address == worker:
         event.wait()
     return bytes(CHUNK_NBYTES)
-
-
-def event_wait(event: Event) -> bytes:
-    event.wait()
-    return bytes(CHUNK_NBYTES)
-
-
-@policy_cluster(FOUR_WORKERS)
-async def test_no_worker_idles(c: Any, s: Any, *workers: Any) -> None:
-    """No thread is free while a task is queued, whenever tasks have been given out."""
-    give_out = s.stimulus_queue_slots_maybe_opened
-    seen: list[tuple[int, int]] = []
-
-    def give_out_and_look(**kwargs: Any) -> None:
-        give_out(**kwargs)
-        seen.append((len(s.queued), len(s.idle_task_count)))
-
-    s.stimulus_queue_slots_maybe_opened = give_out_and_look
-    [total] = c.get(tree(160, 4), ["total"], sync=False)
-    assert await total == 40 * CHUNK_NBYTES
-    assert any(queued for queued, _ in seen)
-    assert not [one for one in seen if all(one)]
 
 
 @policy_cluster(far=False)
@@ -749,10 +522,10 @@ def load_some(event: Event, *args: object) -> bytes:
 
 
 @policy_cluster(far=False)
-async def test_worker_leaves_with_a_block(
+async def test_worker_leaves_with_a_family(
     c: Any, s: Any, a: Any, b: Any, monkeypatch: Any
 ) -> None:
-    """A block is finished elsewhere when its worker leaves."""
+    """A family is finished elsewhere when its worker leaves."""
     event = Event()
     dsk = tree(64, 4)
     monkeypatch.setattr(Started, "number", itertools.count())
@@ -770,9 +543,9 @@ async def test_worker_leaves_with_a_block(
 
 @policy_cluster(far=False)
 async def test_priority_between_graphs(c: Any, s: Any, a: Any, b: Any) -> None:
-    """What is more urgent runs before what is left of a block."""
+    """What is more urgent runs before what is left of a family."""
     event = Event()
-    slow = {("load", n): Task(("load", n), event_wait, event) for n in range(40)}
+    slow = {("load", n): Task(("load", n), wait_for, event) for n in range(40)}
     urgent = {("urgent", n): Task(("urgent", n), load, n) for n in range(40)}
     first, second = await deal(s), await deal(s, "urgent")
     low = c.get(slow, list(slow), sync=False, priority=0)
@@ -789,7 +562,33 @@ async def test_priority_between_graphs(c: Any, s: Any, a: Any, b: Any) -> None:
     await wait(low)
 
 
-# -- Setting -------------------------------------------------------------------------
+# -- Settings ------------------------------------------------------------------------
+
+
+def test_off_is_the_order_of_the_base() -> None:
+    """Without co-assignment, tasks leave the queue by priority, whoever is free."""
+    in_order = {}
+
+    async def run(c: Any, s: Any, *workers: Any) -> None:
+        dealt = await deal(s)
+        loads = [("load", n) for n in range(128)]
+        await wait(c.get(tree(128, 4), [*loads, "total"], sync=False))
+        keys = [key for key, _ in dealt.dealt]
+        by_priority = sorted(keys, key=lambda key: s.tasks[key].priority)
+        assert len(keys) == 128
+        in_order[type(s.queued)] = keys == by_priority
+
+    policy_cluster(FOUR_WORKERS)(run)()
+    policy_cluster(FOUR_WORKERS, config=OFF)(run)()
+    assert in_order == {RootishQueue: False, HeapSet: True}
+
+
+@policy_cluster()
+async def test_another_queue_in_its_place(c: Any, s: Any, a: Any, b: Any) -> None:
+    """A plugin may put the base's own queue there, and what is queued runs."""
+    s.queued = HeapSet(key=priority_of)
+    [total] = c.get(tree(64, 4), ["total"], sync=False)
+    assert await total == 16 * CHUNK_NBYTES
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -799,22 +598,44 @@ def test_setting(policy: str, on: bool) -> None:
 
     @policy_cluster(config=None if on else OFF)
     async def run(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
-        expected = CoAssigningQueue if on and policy == "producers" else HeapSet
+        expected = RootishQueue if on and policy == "producers" else HeapSet
         assert type(s.queued) is expected
         assert await c.submit(len, b"123") == 3
 
     run(policy=policy)
 
 
-@pytest.mark.parametrize("value", ["yes", 1, None])
-def test_bad_setting(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        *(
+            ("rootish-co-assignment", value, "must be true or false")
+            for value in ("yes", 1, None)
+        ),
+        *(
+            ("rootish-waiting", value, "must be a number above 0")
+            for value in (0, -1, "two", None, True, [2], math.nan)
+        ),
+    ],
+)
+def test_bad_settings(
+    setting: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever mistypes one is told which, what it may be, and what it was."""
     # It would be left open
     monkeypatch.setattr(Scheduler, "start_http_server", lambda *args, **kwargs: None)
 
-    @gen_test(config={"distributed.scheduler.rootish-co-assignment": value})
+    @gen_test(config={f"distributed.scheduler.{setting}": value})
     async def start() -> None:
-        with pytest.raises(ValueError, match="must be true or false") as info:
+        with pytest.raises(ValueError, match=message) as info:
             Scheduler()
         assert repr(value) in str(info.value)
+        assert setting in str(info.value)
 
     start()
+
+
+@pytest.mark.parametrize("value", [2, 0.5, "3", ".inf", math.inf])
+def test_waiting(value: Any) -> None:
+    """Any number above 0 will do."""
+    assert Paper(waiting=value).queue.waiting == float(str(value).lstrip("."))

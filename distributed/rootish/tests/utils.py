@@ -25,10 +25,11 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dask._task_spec import DataNode, Task
+from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.utils import key_split
 
 from distributed.diagnostics.memory_recorder import MemoryRecorder
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.rootish import Verdict
 from distributed.utils_test import gen_cluster
 from distributed.worker import Worker
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 #: Two workers with one thread each: with this saturation two slots on each.
 TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
+FOUR_WORKERS: list[Any] = [("127.0.0.1", 1)] * 4
 
 #: The default, for tests of what is held back: their environment may set another.
 SATURATION = {"distributed.scheduler.worker-saturation": 1.1}
@@ -182,6 +184,70 @@ async def watch(s: Scheduler, *prefixes: str) -> Watch:
     await plugin.start(s)
     s.add_plugin(plugin, name=f"watch {' '.join(prefixes)}")
     return plugin
+
+
+class Deal(SchedulerPlugin):
+    """Note which worker got which task of a prefix, in order."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.dealt: list[tuple[Any, str]] = []
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+
+    def transition(
+        self,
+        key: Key,
+        start: TaskStateState,
+        finish: TaskStateState,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if finish == "processing":
+            ts = self.scheduler.tasks[key]
+            if ts.prefix.name == self.prefix:
+                assert ts.processing_on
+                self.dealt.append((key, ts.processing_on.address))
+
+    @property
+    def workers(self) -> dict[Any, str]:
+        """The worker that got a task last."""
+        return dict(self.dealt)
+
+
+async def deal(s: Scheduler, prefix: str = "load") -> Deal:
+    """Note who gets tasks of a prefix from now on."""
+    plugin = Deal(prefix)
+    await plugin.start(s)
+    s.add_plugin(plugin, name=f"deal {prefix}")
+    return plugin
+
+
+def load(*args: object) -> bytes:
+    """Load a chunk."""
+    return bytes(CHUNK_NBYTES)
+
+
+def combine(*chunks: bytes) -> bytes:
+    """Keep as much as one chunk has."""
+    return chunks[0]
+
+
+def tree(leaves: int, width: int) -> dict[Any, Task]:
+    """Make loads that are combined by ``width``, and what comes of that counted."""
+    dsk: dict[Any, Task] = {}
+    for n in range(leaves):
+        dsk["load", n] = Task(("load", n), load, n)
+    parts = []
+    for n in range(leaves // width):
+        key = ("combine", n)
+        chunks = [TaskRef(("load", n * width + i)) for i in range(width)]
+        dsk[key] = Task(key, combine, *chunks)
+        dsk["count", n] = Task(("count", n), len, TaskRef(key))
+        parts.append(TaskRef(("count", n)))
+    dsk["total"] = Task("total", sum, List(*parts))
+    return dsk
 
 
 @contextlib.contextmanager

@@ -1,0 +1,654 @@
+"""What was loaded is consumed before more is loaded, and nothing waits in vain."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import Counter
+from typing import Any
+
+import dask
+import pytest
+from dask import delayed
+
+from distributed import Event, secede, wait, worker_client
+from distributed.rootish.backpressure import (
+    COUNT_AGAIN,
+    LOOKED_AT,
+    PATIENCE,
+    UPSTREAM,
+    Outstanding,
+    find_consumer,
+    finished,
+    is_about_to_run,
+    loads_much,
+    would_wait,
+)
+from distributed.rootish.families import FAMILY_OUTPUT, MEMBERS, STEPS
+from distributed.rootish.policy import NEGLIGIBLE_BYTES
+from distributed.rootish.tests.paper import Paper
+from distributed.rootish.tests.utils import (
+    CHUNK_NBYTES,
+    TWO_WORKERS,
+    load,
+    policy_cluster,
+    slots,
+    watch,
+)
+from distributed.scheduler import TaskState
+from distributed.utils_test import async_poll_for
+
+WAITING = "distributed.scheduler.rootish-waiting"
+UNKNOWN = "distributed.scheduler.unknown-task-duration"
+
+#: Nothing is let go since consumers take long
+PATIENT = {UNKNOWN: "1h"}
+
+#: Begun families may be finished beyond the bound: the rest of one on each worker
+REST = int(FAMILY_OUTPUT) - 1
+
+
+# -- On paper ------------------------------------------------------------------------
+
+
+def fold(s: Paper, number: int = 40, nbytes: int | None = CHUNK_NBYTES) -> Any:
+    """Make loads that are consumed one after the other; the first consumer runs."""
+    model = s.send(s.add("init", 0, nbytes=1))
+    loads = [s.add("load", 2 * n + 1, nbytes=nbytes) for n in range(number)]
+    fits = []
+    for n, ts in enumerate(loads):
+        model = s.add("fit", 2 * n + 2, model, ts, nbytes=1)
+        fits.append(model)
+    return loads, fits
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 3.5])
+def test_bound(waiting: float) -> None:
+    """So many wait for each slot, and no more until one is consumed."""
+    s = Paper(2, waiting=waiting)
+    loads, fits = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    bound = math.ceil(waiting * 4)
+    assert bound <= len(given) <= bound + REST
+    assert given == loads[: len(given)]
+    assert s.queue.is_held(loads[-1])
+    for ts in given:
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    assert s.give(0) is s.give(1) is None
+    # Each consumer frees one
+    s.send(fits[0])
+    s.finish(s.tasks["init", 0, 0], nbytes=1)
+    for n in range(len(fits) - 1):
+        s.finish(fits[n], nbytes=1)
+        s.release(loads[n])
+        s.send(fits[n + 1])
+        for ts in s.give_all(1):
+            given.append(ts)
+            s.finish(ts, nbytes=CHUNK_NBYTES)
+        # Neither much more nor less than that
+        left = len(loads) - n - 1
+        assert min(bound - 1, left) <= len(given) - n - 1 <= bound + REST
+        assert s.give(0) is None
+    assert given == loads
+
+
+def test_turned_off() -> None:
+    """Any number may wait if the setting says so."""
+    s = Paper(2, waiting=math.inf)
+    loads, _ = fold(s)
+    s.enqueue(*loads)
+    assert s.give_all(0) == loads
+    assert not s.queue.is_held(loads[-1])
+
+
+@pytest.mark.parametrize(
+    "nbytes", [None, 1, NEGLIGIBLE_BYTES, NEGLIGIBLE_BYTES + 1, 10 * NEGLIGIBLE_BYTES]
+)
+def test_what_matters_for_memory(nbytes: int | None) -> None:
+    """Handles, paths and what nothing is known of are not waited for."""
+    s = Paper(2)
+    loads, _ = fold(s, nbytes=nbytes)
+    s.enqueue(*loads)
+    held = nbytes is not None and nbytes > NEGLIGIBLE_BYTES
+    assert loads_much(loads[0]) == (nbytes if held else 0)
+    assert (len(s.give_all(0)) < len(loads)) is held
+
+
+def test_other_data_goes_on() -> None:
+    """What is held back holds nothing else back."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    others = [s.add("other", 1000 + n, nbytes=CHUNK_NBYTES) for n in range(10)]
+    s.enqueue(*loads, *others)
+    given = s.give_all(0)
+    assert set(others) < set(given)
+    assert len(given) < len(loads)
+    why = s.queue.why_waiting()
+    assert why == {loads[0].group: Counter(backpressure=len(s.queue))}
+
+
+def test_data_that_must_be_held_is_not_held_back() -> None:
+    """An anomaly needs the mean of all that is loaded first."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(40)]
+    mean = s.add("mean", 100, *loads, nbytes=1)
+    for n, ts in enumerate(loads):
+        s.add("subtract", 101 + n, ts, mean, nbytes=1)
+    s.enqueue(*loads)
+    for ts in loads:
+        assert s.give(0) is ts
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+
+
+def test_persisted_data_is_not_held_back() -> None:
+    """What a client wants stays, whoever else needs it."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    for ts in loads:
+        ts.who_wants = {s.client}
+    s.enqueue(*loads)
+    assert s.give_all(0) == loads
+
+
+def test_gaps_are_filled() -> None:
+    """What comes before all that was loaded is what consumers wait for."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads[1:])
+    s.give_all(0)
+    assert s.queue.is_held(loads[-1])
+    s.enqueue(loads[0])
+    assert not s.queue.is_held(loads[0])
+    assert s.give(1) is loads[0]
+
+
+def test_nothing_runs() -> None:
+    """Where no consumer could free anything, the next is loaded."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    for ts in given:
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    assert s.give(0) is None
+    # The first consumer is lost, and nothing else is running
+    first = s.tasks["init", 0, 0]
+    assert first.processing_on
+    first.processing_on.processing.clear()
+    first.processing_on = None
+    s.move(first, "no-worker")
+    s.idle_task_count = set(s.all)
+    choice = s.queue.choose()
+    assert choice
+    assert choice.task is loads[len(given)]
+
+
+def test_finished() -> None:
+    s = Paper(2)
+    tasks = [s.add("fit", n) for n in range(4)]
+    assert finished(tasks[0].group) == 0
+    s.finish(s.send(tasks[0]), nbytes=1)
+    s.finish(s.send(tasks[1]), nbytes=1)
+    s.release(tasks[1])
+    s.move(tasks[2], "erred")
+    assert finished(tasks[0].group) == 3
+
+
+def test_find_consumer() -> None:
+    """The last that needs what was loaded, under whatever name."""
+    s = Paper()
+    ts = s.send(s.add("load", 0, nbytes=100))
+    assert find_consumer(ts, 100) == (ts, None)
+    alias = s.add("convert", 1, ts, nbytes=100)
+    first = s.add("min", 2, alias, nbytes=1)
+    last = s.add("max", 3, alias, nbytes=1)
+    assert find_consumer(ts, 100) == (ts, last)
+    s.finish(ts, nbytes=100)
+    s.send(alias)
+    assert find_consumer(ts, 100) == (alias, last)
+    s.finish(alias, nbytes=100)
+    s.release(ts)
+    s.finish(s.send(last), nbytes=1)
+    assert find_consumer(ts, 100) == (alias, first)
+    s.finish(s.send(first), nbytes=1)
+    s.release(alias)
+    assert find_consumer(ts, 100) == (None, None)
+
+
+def test_consumers_that_consume_nothing() -> None:
+    """What cuts up, merges, or is not alone with so many, frees no memory."""
+    s = Paper()
+    cut = s.send(s.add("cut-up", 0, nbytes=100))
+    for n in range(2):
+        s.add("piece", 1 + n, cut, nbytes=50)
+    assert find_consumer(cut, 100) == (cut, None)
+
+    merged = [s.send(s.add("merged", 10 + n, nbytes=100)) for n in range(2)]
+    s.add("merge", 12, *merged, nbytes=200)
+    assert find_consumer(merged[0], 100) == (merged[0], None)
+    # As long as nothing is known of it, what takes several is believed to merge
+    unknown = [s.send(s.add("unknown", 20 + n, nbytes=100)) for n in range(2)]
+    s.add("many", 22, *unknown)
+    assert find_consumer(unknown[0], 100) == (unknown[0], None)
+    other = s.add("one", 23, s.add("model", 24, nbytes=1), unknown[0])
+    s.tasks["many", 0, 22].dependencies.clear()
+    unknown[0].dependents.discard(s.tasks["many", 0, 22])
+    assert find_consumer(unknown[0], 100) == (unknown[0], other)
+
+    shared = s.send(s.add("shared", 30, nbytes=100))
+    for n in range(MEMBERS + 1):
+        s.add("use", 31 + n, shared, nbytes=1)
+    assert find_consumer(shared, 100) == (shared, None)
+
+    kept = s.send(s.add("kept", 100, nbytes=100))
+    s.add("read", 101, kept, nbytes=1)
+    assert find_consumer(kept, 100)[1]
+    kept.who_wants = {s.client}
+    assert find_consumer(kept, 100) == (kept, None)
+
+
+def test_consumer_is_not_looked_for_too_far() -> None:
+    s = Paper()
+    ts = first = s.send(s.add("load", 0, nbytes=100))
+    for n in range(STEPS):
+        ts = s.add("convert", 1 + n, ts, nbytes=100)
+    s.add("mean", 100, ts, nbytes=1)
+    assert find_consumer(first, 100) == (first, None)
+    last = first.dependents.copy().pop()
+    assert find_consumer(last, 100)[1]
+
+
+def about_to_run(ts: TaskState, gaps: Any = ()) -> bool:
+    return is_about_to_run(ts, set(), lambda dts: dts in gaps)
+
+
+def test_about_to_run_when_others_have_ended() -> None:
+    """Tasks that it waits for are running, or wait for nothing else."""
+    s = Paper()
+    loaded = s.send(s.add("load", 0))
+    first = s.add("first", 1)
+    second = s.add("second", 2, first)
+    consumer = s.add("consume", 3, loaded, second)
+    s.finish(loaded, nbytes=1)
+    # Nothing is running
+    assert not about_to_run(consumer)
+    s.send(first)
+    assert about_to_run(consumer)
+    s.finish(first, nbytes=1)
+    s.send(second)
+    assert about_to_run(consumer)
+    s.finish(second, nbytes=1)
+    s.send(consumer)
+    assert about_to_run(consumer)
+
+
+@pytest.mark.parametrize("state", ["queued", "no-worker", "erred", "released"])
+def test_not_about_to_run(state: Any) -> None:
+    """It waits for what is not running, and would not be for all that is."""
+    s = Paper()
+    running, other = s.send(s.add("first", 0)), s.add("other", 1)
+    consumer = s.add("consume", 2, running, other)
+    s.move(other, state)
+    assert not about_to_run(consumer)
+
+
+def test_about_to_run_behind_gaps() -> None:
+    """Loads that are not held back do not keep it from running, but are no reason."""
+    s = Paper()
+    gap, others = s.add("load", 0), s.send(s.add("other", 1))
+    consumer = s.add("consume", 2, gap, others)
+    s.enqueue(gap)
+    assert not about_to_run(consumer)
+    assert about_to_run(consumer, {gap})
+    s.queue.discard(gap)
+    s.send(gap)
+    assert about_to_run(consumer, {gap})
+    s.finish(others, nbytes=1)
+    # It waits for nothing but a load
+    assert not about_to_run(consumer, {gap})
+
+
+def test_about_to_run_behind_one_that_has_seceded() -> None:
+    """Such a task waits for others: it counts neither as consumer nor before one."""
+    s = Paper()
+    first = s.send(s.add("first", 0))
+    consumer = s.add("consume", 1, first)
+    assert about_to_run(consumer)
+    s.all[0].long_running.add(first)
+    assert not about_to_run(consumer)
+    s.finish(first, nbytes=1)
+    s.send(consumer)
+    assert about_to_run(consumer)
+    s.all[0].long_running.add(consumer)
+    assert not about_to_run(consumer)
+
+
+def test_about_to_run_is_not_looked_for_too_far() -> None:
+    """However long a fold is, what is known of one consumer is used for the next."""
+    s = Paper()
+    ts = s.send(s.add("init", 0))
+    chain = [ts := s.add("fit", 1 + n, ts) for n in range(3 * UPSTREAM)]
+    assert not about_to_run(chain[-1])
+    known: set[TaskState] = set()
+    for ts in chain:
+        assert is_about_to_run(ts, known, lambda dts: False)
+        assert ts in known
+
+
+def test_would_wait() -> None:
+    """A consumer that could run at once is what is loaded for."""
+    s = Paper(2)
+    ts = s.add("load", 0)
+    consumer = s.add("consume", 1, ts)
+    assert not would_wait(consumer, 1)
+    others = [s.send(s.add("consume", 2 + n)) for n in range(2)]
+    assert would_wait(consumer, 2)
+    assert not would_wait(consumer, 3)
+    both = s.add("combine", 10, ts, others[0])
+    assert would_wait(both, 3)
+
+
+def test_outstanding_keeps_no_task_alive() -> None:
+    """And counts one only that is still there."""
+    s = Paper(2)
+    loads, fits = fold(s)
+    outstanding = Outstanding()
+    for ts in loads[:8]:
+        outstanding.add(s.send(ts))
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    refs = list(outstanding.tasks)
+    assert [ref() for ref in refs] == loads[:8]
+    for ts in loads:
+        ts.dependents.clear()
+    for ts in fits:
+        ts.dependencies.clear()
+        assert ts.waiting_on is not None
+        ts.waiting_on.clear()
+    for ws in s.all:
+        ws.processing.clear()
+    for ts in loads:
+        del s.tasks[ts.key]
+    del loads, ts
+    gc.collect()
+    assert {ref() for ref in refs} == {None}
+    outstanding.count_again()
+    assert not outstanding.is_full(8, CHUNK_NBYTES)
+
+
+def test_outstanding_is_bounded() -> None:
+    """Data that must be held is not counted over and over."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=100) for n in range(1000)]
+    s.add("mean", 1000, *loads, nbytes=1)
+    outstanding = Outstanding()
+    for n, ts in enumerate(loads):
+        outstanding.add(s.send(ts))
+        if n % 10 == 0:
+            assert not outstanding.is_full(8, 100)
+    assert len(outstanding.tasks) <= LOOKED_AT * 8 + 8 * COUNT_AGAIN + 10
+
+
+def test_slacken() -> None:
+    """Twice as many each time, as long as no consumer finishes; then none."""
+    s = Paper(2)
+    loads, fits = fold(s)
+    outstanding = Outstanding()
+    assert not outstanding.slacken(0, 4, 1)
+    for ts in loads[:8]:
+        outstanding.add(s.send(ts))
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    # Nothing is known of how long consumers take: 1 s
+    assert not outstanding.slacken(10, 4, 1)
+    assert not outstanding.slacken(10.9, 4, 1)
+    assert outstanding.slacken(11, 4, 1)
+    assert outstanding.slack == 4
+    assert not outstanding.is_full(8, CHUNK_NBYTES)
+    for ts in loads[8:12]:
+        outstanding.add(s.send(ts))
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    assert not outstanding.slacken(12.9, 4, 1)
+    assert outstanding.slacken(13, 4, 1)
+    assert outstanding.slack == 8
+    # One finishes
+    outstanding.count_again()
+    for ts in loads[12:16]:
+        outstanding.add(s.send(ts))
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    s.finish(s.send(fits[0]), nbytes=1)
+    s.send(fits[1])
+    fits[0].prefix.duration_average = 10
+    assert not outstanding.slacken(100, 4, 1)
+    assert outstanding.slack == 0
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    assert not outstanding.slacken(100 + 10 * PATIENCE - 1, 4, 1)
+    assert outstanding.slacken(100 + 10 * PATIENCE, 4, 1)
+
+
+# -- Clusters ------------------------------------------------------------------------
+
+
+def fit(model: int, chunk: bytes, event: Event | None = None) -> int:
+    if event is not None:
+        event.wait()
+    return model + len(chunk)
+
+
+def fold_of_loads(number: int, event: Event | None = None) -> Any:
+    model: Any = 0
+    for n in range(number):
+        chunk = delayed(load)(n, dask_key_name=("load", n))
+        model = delayed(fit)(model, chunk, event, dask_key_name=("fit", n))
+    return model
+
+
+def loaded(s: Any) -> int:
+    """How many chunks are in memory, or will be without any further decision."""
+    if "load" not in s.task_prefixes:
+        return 0
+    states = s.task_prefixes["load"].states
+    number: int = states["memory"] + states["processing"]
+    return number
+
+
+async def settled(s: Any, consumers: str) -> None:
+    """Wait until nothing is loaded any more but behind a consumer that runs."""
+
+    def running(name: str) -> list[Any]:
+        tasks = s.tasks.values()
+        return [
+            ts.processing_on
+            for ts in tasks
+            if ts.prefix.name == name and ts.state == "processing"
+        ]
+
+    await async_poll_for(
+        lambda: (
+            (consuming := running(consumers)) and set(running("load")) <= set(consuming)
+        ),
+        timeout=20,
+    )
+
+
+@policy_cluster(config=PATIENT)
+async def test_fold(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Two chunks a slot wait for a serial consumer, and what runs."""
+    seen = await watch(s, "load")
+    result = c.compute(fold_of_loads(100))
+    assert await result == 100 * CHUNK_NBYTES
+    assert seen.peak_chunks <= 2 * slots(s) + s.total_nthreads + 2 * REST
+
+
+@pytest.mark.parametrize("waiting", [2, ".inf"])
+def test_fold_that_does_not_go_on(waiting: Any) -> None:
+    """Loads wait for a consumer that takes its time, unless the setting says else."""
+
+    @policy_cluster(far=False, config={**PATIENT, WAITING: waiting})
+    async def run(c: Any, s: Any, a: Any, b: Any) -> None:
+        event = Event()
+        result = c.compute(fold_of_loads(60, event))
+        if waiting == ".inf":
+            await async_poll_for(lambda: loaded(s) == 60, timeout=20)
+        else:
+            await settled(s, "fit")
+            assert 2 * slots(s) <= loaded(s) + 1
+            assert loaded(s) <= 2 * slots(s) + s.total_nthreads + 2 * REST
+            assert len(s.queued) == 60 - loaded(s)
+            why = s.queued.why_waiting()
+            [waits] = why.values()
+            # The rest of a family waits for its worker, which the consumer keeps busy
+            assert "backpressure" in waits
+            assert set(waits) <= {"backpressure", "family"}
+        await event.set()
+        assert await result == 60 * CHUNK_NBYTES
+
+    run()
+
+
+def consume(chunk: bytes, event: Event) -> int:
+    event.wait()
+    return len(chunk)
+
+
+def load_when(event: Event, i: int) -> bytes:
+    event.wait()
+    return bytes(CHUNK_NBYTES)
+
+
+POOLS: Any = [("127.0.0.1", 1, {"resources": {"CPU": 1}})] * 3 + [
+    ("127.0.0.1", 1, {"resources": {"GPU": 1}})
+]
+
+#: Slots of the workers that load
+CPU_SLOTS = 3 * 2
+
+
+@policy_cluster(POOLS, far=False, config=PATIENT)
+async def test_one_slow_consumer_in_one_graph(c: Any, s: Any, *workers: Any) -> None:
+    """Where a pool of workers loads and one consumes, loads wait (#9164)."""
+    event = Event()
+    with dask.annotate(resources={"CPU": 1}):
+        loads = [delayed(load)(n, dask_key_name=("load", n)) for n in range(60)]
+    with dask.annotate(resources={"GPU": 1}):
+        sizes = [delayed(consume)(chunk, event) for chunk in loads]
+    results = c.compute(sizes, optimize_graph=False)
+    await settled(s, "consume")
+    assert loaded(s) <= 2 * CPU_SLOTS + 3 + 3 * REST
+    assert s.queued
+    await event.set()
+    assert await c.gather(results) == [CHUNK_NBYTES] * 60
+
+
+@policy_cluster(POOLS, far=False, config=PATIENT)
+async def test_one_slow_consumer_in_two_submissions(
+    c: Any, s: Any, *workers: Any
+) -> None:
+    """Loads go at once at first, and are called back when the first is there."""
+    go, event = Event(), Event()
+    loads = c.map(
+        load_when,
+        [go] * 60,
+        range(60),
+        key=[("load", n) for n in range(60)],
+        resources={"CPU": 1},
+    )
+    sizes = c.map(consume, loads, [event] * 60, resources={"GPU": 1})
+    del loads
+    await async_poll_for(lambda: len(s.tasks) == 120, timeout=10)
+    # As in a release
+    assert s.task_prefixes["load"].states["processing"] == 60
+    await go.set()
+    await settled(s, "consume")
+    # Twice what they hold was about to run
+    assert loaded(s) <= 2 * CPU_SLOTS + 3 * 2 * 2
+    assert s.queued
+    await event.set()
+    assert await c.gather(sizes) == [CHUNK_NBYTES] * 60
+
+
+def anomaly(chunk: bytes, mean: int) -> int:
+    return len(chunk) - mean
+
+
+def mean(chunks: list[bytes]) -> int:
+    return sum(map(len, chunks)) // len(chunks)
+
+
+@pytest.mark.parametrize("persist", [True, False])
+@policy_cluster(config=PATIENT)
+async def test_data_that_must_be_held_anyway(
+    c: Any, s: Any, a: Any, b: Any, persist: bool
+) -> None:
+    """No thread is free while anything waits, where that would gain nothing."""
+    idle: list[int] = []
+    transitions = s._transitions
+
+    def transitions_and_look(*args: Any, **kwargs: Any) -> None:
+        transitions(*args, **kwargs)
+        if s.queued:
+            idle.append(len(s.idle_task_count))
+
+    s._transitions = transitions_and_look
+    loads = [delayed(load)(n, dask_key_name=("load", n)) for n in range(60)]
+    if persist:
+        futures = c.compute([delayed(anomaly)(chunk, 0) for chunk in c.persist(loads)])
+    else:
+        norm = delayed(mean)(loads)
+        futures = c.compute([delayed(anomaly)(chunk, norm) for chunk in loads])
+    await wait(futures)
+    assert idle
+    assert not any(idle)
+
+
+def set_when_last(event: Event, i: int, last: int) -> bytes:
+    if i == last:
+        event.set()
+    return bytes(CHUNK_NBYTES)
+
+
+def fit_when(model: int, chunk: bytes, event: Event, how: str) -> int:
+    if how != "block":
+        Event("held back").wait()
+    if how == "secede":
+        secede()
+    if how == "worker_client":
+        with worker_client():
+            event.wait()
+    else:
+        event.wait()
+    return model + len(chunk)
+
+
+def fold_that_waits(number: int, event: Event, how: str) -> Any:
+    """Make a fold, the first step of which waits for the last load."""
+    model: Any = 0
+    for n in range(number):
+        chunk = delayed(set_when_last)(event, n, number - 1, dask_key_name=("load", n))
+        model = delayed(fit_when)(model, chunk, event, how, dask_key_name=("fit", n))
+    return model
+
+
+@pytest.mark.parametrize("how", ["secede", "worker_client"])
+@policy_cluster(
+    TWO_WORKERS,
+    far=False,
+    config={"distributed.scheduler.default-task-durations": {"fit": "1h"}},
+)
+async def test_consumer_that_has_seceded(
+    c: Any, s: Any, a: Any, b: Any, how: str
+) -> None:
+    """It waits for others, so that nothing is held back for it any more."""
+    result = c.compute(fold_that_waits(40, Event(), how))
+    await settled(s, "fit")
+    assert s.queued
+    await Event("held back").set()
+    assert await result == 40 * CHUNK_NBYTES
+
+
+@policy_cluster(TWO_WORKERS, far=False, config={UNKNOWN: "10ms"})
+async def test_consumer_that_waits_for_what_is_held_back(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """Holding back ends when nothing has finished for longer than consumers take."""
+    result = c.compute(fold_that_waits(40, Event(), "block"))
+    assert await result == 40 * CHUNK_NBYTES

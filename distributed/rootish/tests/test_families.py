@@ -1,0 +1,524 @@
+"""Which tasks go to one worker: those whose outputs meet, as many as memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from dask import delayed
+from dask._task_spec import List, Task, TaskRef
+
+from distributed.rootish.families import (
+    FAMILY_OUTPUT,
+    LATE_OUTPUT,
+    MEMBERS,
+    STEPS,
+    end_of_family,
+    first_use,
+    output_until_joined,
+)
+from distributed.rootish.lanes import KEPT_FAMILIES
+from distributed.rootish.tests.paper import Paper
+from distributed.rootish.tests.utils import (
+    CHUNK_NBYTES,
+    CLUSTERS,
+    FOUR_WORKERS,
+    MIB,
+    Deal,
+    combine,
+    deal,
+    load,
+    moved,
+    policy_cluster,
+    slots,
+    tree,
+    watch,
+)
+from distributed.scheduler import TaskState
+
+OFF = {"distributed.scheduler.rootish-co-assignment": False}
+
+#: Tasks of one output that a family has at most, and with those that come late
+MOST = int(FAMILY_OUTPUT)
+MOST_LATE = int(LATE_OUTPUT * FAMILY_OUTPUT)
+
+
+# -- Facts ---------------------------------------------------------------------------
+
+
+def made(ts: TaskState) -> tuple[float, float]:
+    """Look at a task as if nothing was known before."""
+    ts.group.rootish_facts.output_review_at = 0
+    return output_until_joined(ts)
+
+
+def test_output_until_joined() -> None:
+    """Past tasks that only rename, what is made of a chunk counts."""
+    s = Paper()
+    chunk = s.add("chunk", 0)
+    # Nothing is known
+    assert made(chunk) == (1, 1)
+    chunk = s.add("chunk", 1, nbytes=10)
+    assert made(chunk) == (10, 10)
+    alias = s.add("alias", 2, chunk, nbytes=10)
+    assert made(chunk) == (10, 10)
+    for n, nbytes in enumerate([30, 20, None]):
+        s.add(f"use-{n}", 3 + n, alias, nbytes=nbytes)
+    # As long as nothing is known of one, it makes as much
+    assert made(chunk) == (10, 30 + 20 + 10)
+    # Next to nothing is made of it, but it is there itself
+    small = s.add("small", 6, nbytes=10)
+    s.add("length", 7, small, nbytes=1)
+    assert made(small) == (10, 10)
+
+
+def test_what_is_made_of_several_is_shared_out_by_bytes() -> None:
+    """A chunk that is multiplied with a few weights is made of the chunk."""
+    s = Paper()
+    chunk = s.add("chunk", 0, nbytes=2 * MIB)
+    weights = s.add("weights", 1, nbytes=256)
+    s.add("product", 2, chunk, weights, nbytes=2 * MIB)
+    output, product = made(chunk)
+    assert output == 2 * MIB
+    assert product == pytest.approx(2 * MIB, rel=1e-3)
+    assert made(weights) == (256, pytest.approx(256, rel=1e-3))
+
+
+def test_facts_are_looked_up_again_when_more_is_known() -> None:
+    """They are kept with the group meanwhile, so that they cost nothing."""
+    s = Paper()
+    first, second, *others = (s.add("chunk", n) for n in range(20))
+    assert output_until_joined(first) == (1, 1)
+    s.finish(s.send(first), nbytes=10)
+    assert output_until_joined(second) == (10, 10)
+    s.finish(s.send(second), nbytes=5)
+    assert output_until_joined(others[0]) == (10, 10)
+    for ts in others:
+        s.finish(s.send(ts), nbytes=5)
+    assert output_until_joined(others[0])[0] < 6
+
+
+@pytest.mark.parametrize(("nbytes", "twice"), [(30, True), (10, False), (None, False)])
+def test_chunks_that_are_merged_count_twice(nbytes: int | None, twice: bool) -> None:
+    """A join that keeps the size of its inputs is there beside them."""
+    s = Paper()
+    chunks = [s.add("chunk", n, nbytes=10) for n in range(3)]
+    filled = []
+    for n, ts in enumerate(chunks):
+        mask = s.add("mask", 10 + n, ts, nbytes=5)
+        filled.append(s.add("fill", 20 + n, ts, mask, nbytes=10))
+    merged = s.add("merge", 30, *filled, nbytes=nbytes)
+    s.add("use", 31, merged, nbytes=1)
+    # The mask, and two thirds of what is filled by it
+    there = 5 + 10 * 10 / 15
+    assert made(chunks[0]) == (10, pytest.approx(there + (10 if twice else 0)))
+
+
+def test_end_of_family() -> None:
+    """Neighbors are those that come before the second join, in the same graph."""
+    s = Paper()
+    a, b, c = (s.add("load", n) for n in range(3))
+    assert end_of_family(a) == (a.priority, 1)
+    alias = s.add("alias", 3, a)
+    assert end_of_family(a) == (a.priority, 1)
+    pair = s.add("pair", 4, alias, b)
+    assert end_of_family(a) == (pair.priority, 1)
+    assert end_of_family(b)[0] == pair.priority
+    four = s.add("four", 6, pair, s.add("pair", 5, c))
+    assert end_of_family(a) == (four.priority, 2)
+    assert end_of_family(a, 1) == (pair.priority, 1)
+    # Two joins are as far as neighbors are looked for
+    s.add("eight", 8, four, s.add("four", 7))
+    assert end_of_family(a)[0] == four.priority
+    # How many are to be expected there
+    five = [s.add("load", 10 + n) for n in range(5)]
+    s.add("sum", 15, *five)
+    assert end_of_family(five[0]) == ((0, 0, 15), 5)
+
+
+def test_end_of_family_beside_data_in_memory() -> None:
+    """What is there already makes no join."""
+    s = Paper()
+    table = s.send(s.add("table", 0))
+    ts = s.add("load", 1)
+    s.add("scale", 2, table, ts)
+    s.finish(table, nbytes=256)
+    assert end_of_family(ts) == (ts.priority, 1)
+
+
+def test_end_of_family_in_another_graph() -> None:
+    """What comes of it there is as far away as the end of this graph."""
+    s = Paper()
+    a, b = s.add("load", 0), s.add("load", 1)
+    later = s.add("later", 0, a, b, graph=1)
+    end, _ = end_of_family(a)
+    assert s.add("load", 10**6).priority < end < later.priority
+
+
+def test_pieces_of_one_output_are_no_join() -> None:
+    """What puts a chunk together that was cut up combines it with nothing."""
+    s = Paper()
+    chunks = [s.add("chunk", n) for n in range(2)]
+    whole = []
+    for n, ts in enumerate(chunks):
+        cuts = [s.add("cut", 10 * (n + 1) + i, ts) for i in range(3)]
+        scaled = [
+            s.add("scale", 10 * (n + 1) + 3 + i, cut) for i, cut in enumerate(cuts)
+        ]
+        whole.append(s.add("join", 10 * (n + 1) + 6, *scaled))
+    total = s.add("total", 40, *whole)
+    assert end_of_family(chunks[0])[0] == total.priority
+    assert first_use(chunks[0]) == total.priority
+
+
+def test_pieces_of_several_outputs_are_joined() -> None:
+    """What was made of others as well is a piece of none of them."""
+    s = Paper()
+    a, b = s.add("chunk", 0), s.add("chunk", 1)
+    first = s.add("mix", 4, s.add("cut", 2, a), s.add("cut", 3, b))
+    assert first_use(a) == first.priority
+    # As in a weighted mean, both halves of which have their own sums
+    s = Paper()
+    chunks = [s.add("chunk", 2 * n) for n in range(4)]
+    weights = [s.add("weights", 2 * n + 1) for n in range(4)]
+    products = [
+        s.add("product", 10 + n, *two) for n, two in enumerate(zip(chunks, weights))
+    ]
+    means = []
+    for n in (0, 2):
+        both = s.add("sum", 20 + n, *products[n : n + 2])
+        norm = s.add("norm", 21 + n, *weights[n : n + 2])
+        means.append(s.add("mean", 30 + n, both, norm))
+    s.add("total", 40, *means)
+    assert end_of_family(weights[0])[0] == means[0].priority
+
+
+def test_first_use() -> None:
+    """The first of several uses that combine it counts."""
+    s = Paper()
+    a, b, c = (s.add("load", n) for n in range(3))
+    assert first_use(a) == a.priority
+    alias = s.add("alias", 3, a)
+    assert first_use(a) == a.priority
+    pair = s.add("pair", 4, alias, b)
+    s.add("last", 9, a, c)
+    assert first_use(a) == first_use(b) == pair.priority
+
+
+class Counted(set[Any]):
+    """Counts how many of its members are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for one in super().__iter__():
+            Counted.looks += 1
+            yield one
+
+
+@pytest.mark.parametrize("users", ["of the task", "of the join", "inputs"])
+def test_cost_does_not_grow_with_the_graph(users: str) -> None:
+    """Of twenty thousand, a few are looked at."""
+    s = Paper()
+    loads = [s.add("load", n) for n in range(20_000 if users == "inputs" else 10)]
+    join = s.add("join", 20_000, *loads, nbytes=1)
+    ts = loads[0]
+    if users != "inputs":
+        used = join if users == "of the join" else ts
+        for n in range(20_000):
+            s.add("use", 20_001 + n, used)
+    for each in (ts, join):
+        each.dependents = Counted(each.dependents)
+        each.dependencies = Counted(each.dependencies)
+        each.waiting_on = Counted(each.waiting_on or ())
+    Counted.looks = 0
+    made(ts)
+    end_of_family(ts)
+    first_use(ts)
+    assert 0 < Counted.looks <= 4 * MEMBERS * STEPS
+
+
+# -- Families ------------------------------------------------------------------------
+
+
+def test_weights_and_chunks_are_one_family() -> None:
+    """However small the weights are, they go where the chunks go."""
+    s = Paper(2)
+    families, sums = [], []
+    n = 0
+    for _ in range(8):
+        family, products = [], []
+        for _ in range(2):
+            chunk = s.add("chunk", n, nbytes=2 * MIB)
+            weights = s.add("weights", n + 1, nbytes=256)
+            products.append(s.add("product", n + 2, chunk, weights, nbytes=2 * MIB))
+            family += [chunk, weights]
+            n += 3
+        sums.append(s.add("sum", n, *products))
+        n += 1
+        families.append(family)
+    s.add("total", n, *sums)
+    s.enqueue(*(ts for family in families for ts in family))
+    # Both workers take one of each family after the other
+    taken = [(s.give(0), s.give(1)) for _ in range(4)]
+    assert [a for a, _ in taken] == families[0]
+    assert [b for _, b in taken] == families[1]
+
+
+@pytest.mark.parametrize("nbytes", [None, 1, 2 * MIB])
+def test_large_family_is_shared_out(nbytes: int | None) -> None:
+    """Memory bounds it, also while nothing is known of the outputs."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=nbytes) for n in range(3 * MOST)]
+    s.add("sum", 100, *loads)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[MOST]
+    assert s.give(0) is loads[1]
+
+
+def test_family_that_makes_much_is_short() -> None:
+    """What is made of a task until it is combined counts, not the task."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=10) for n in range(4)]
+    large = [
+        s.add("grow", 10 * (n + 1) + i, ts, nbytes=10)
+        for n, ts in enumerate(loads)
+        for i in range(MOST)
+    ]
+    s.add("sum", 100, *large)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[1]
+
+
+def test_what_is_combined_first_is_not_torn() -> None:
+    """A family ends with what is combined, though a part of the next would fit."""
+    s = Paper(2)
+    loads, sums = [], []
+    for n in range(0, 16, 4):
+        three = [s.add("load", n + i, nbytes=10) for i in range(3)]
+        sums.append(s.add("sum", n + 3, *three, nbytes=10))
+        loads += three
+    s.add("total", 100, *sums)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[3]
+    assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
+
+
+def test_uses_that_overlap_leave_a_task() -> None:
+    """A family has at least one task, whatever the order of priority says."""
+    s = Paper(1)
+    loads = [s.add("load", n, nbytes=1) for n in (0, 9, 11, 12, 13)]
+    for n, ts in zip((10, 14, 15, 16, 17), loads):
+        s.add("use", n, ts, s.add("other", 20 + n))
+    s.add("sum", 100, *loads)
+    s.enqueue(*loads)
+    assert s.give_all(0) == loads
+
+
+# -- Late ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_late_members_join(begun: bool) -> None:
+    """What becomes ready late goes to the worker that has begun its family."""
+    s = Paper(2)
+    loads = s.pairs(4)
+    early, late = loads[::2], loads[1::2]
+    s.enqueue(*early)
+    if begun:
+        assert s.give(0) is early[0]
+        s.enqueue(late[0])
+        assert s.give(1) is early[1]
+    else:
+        assert s.offer(0)
+        s.enqueue(late[0])
+        assert s.give(0) is early[0]
+        assert s.give(1) is early[1]
+    assert s.give(1) is early[2]
+    assert s.give(0) is late[0]
+
+
+def test_late_members_go_first() -> None:
+    """Within a family, the most urgent is next."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=10) for n in range(MOST)]
+    s.add("sum", 100, *loads)
+    s.enqueue(loads[0], loads[3])
+    assert s.give(0) is loads[0]
+    s.enqueue(loads[1])
+    s.enqueue(loads[2])
+    assert s.give_all(0) == loads[1:]
+
+
+def test_late_members_are_bounded() -> None:
+    """Memory bounds a family with them, too: others take what is more."""
+    s = Paper(2)
+    first = s.add("load", 0, nbytes=10)
+    late = [s.add("load", n) for n in range(1, 40)]
+    s.add("sum", 100, first, *late)
+    s.enqueue(first, s.add("last", 1000))
+    assert s.give(0) is first
+    s.enqueue(*late)
+    assert s.give(1) is late[MOST_LATE - 1]
+
+
+def test_an_empty_queue_keeps_no_family() -> None:
+    """Nothing is kept once nothing waits: what comes later goes by its order."""
+    s = Paper(2)
+    loads = s.pairs(2)
+    s.enqueue(loads[0])
+    assert s.give(0) is loads[0]
+    s.enqueue(*loads[1:])
+    assert s.give(1) is loads[1]
+
+
+def test_families_that_are_over() -> None:
+    """A worker goes on with the last few; what comes later is for anyone."""
+    s = Paper(2)
+    loads = s.pairs(KEPT_FAMILIES + 1)
+    last = s.add("last", 1000)
+    s.enqueue(*loads[::2], last)
+    assert [s.give(0) for _ in loads[::2]] == loads[::2]
+    s.enqueue(*loads[1::2])
+    assert s.give(1) is loads[1]
+    assert s.give_all(0) == [*loads[3::2], last]
+
+
+# -- Clusters ------------------------------------------------------------------------
+
+
+def split(dealt: Deal, families: Iterable[Iterable[int]]) -> int:
+    """Count the families whose loads ran on different workers."""
+    workers = dealt.workers
+    return sum(len({workers["load", n] for n in family}) > 1 for family in families)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("on", [True, False])
+def test_families_of_a_tree(on: bool, width: int) -> None:
+    """Loads that are combined first run on one worker, those of the first wave too."""
+    leaves = 32 * width
+    families = [range(n, n + width) for n in range(0, leaves, width)]
+
+    @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
+    async def run(c: Any, s: Any, *workers: Any) -> None:
+        dealt = await deal(s)
+        [total] = c.get(tree(leaves, width), ["total"], sync=False)
+        assert await total == 32 * CHUNK_NBYTES
+        assert len(set(dealt.workers.values())) == 4
+        # At the end, who has nothing else to do helps; before, who is much faster
+        assert (split(dealt, families[: len(families) // 2]) < len(families) / 8) is on
+        assert (split(dealt, families) < len(families) / 3) is on
+        assert (moved(workers) < leaves * CHUNK_NBYTES / 8) is on
+
+    run()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_two_fields(on: bool) -> None:
+    """Fields that are combined elementwise are read on one worker."""
+
+    @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
+    async def run(c: Any, s: Any, *workers: Any) -> None:
+        dealt = await deal(s)
+        fields = [delayed(load)(n, dask_key_name=("load", n)) for n in range(128)]
+        pairs = [
+            delayed(len)(delayed(combine)(*fields[n : n + 2])) for n in range(0, 128, 2)
+        ]
+        assert await c.compute(delayed(sum)(pairs)) == 64 * CHUNK_NBYTES
+        families = [range(n, n + 2) for n in range(0, 128, 2)]
+        assert (split(dealt, families) <= 8) is on
+
+    run()
+
+
+def mean(*chunks: bytes) -> int:
+    return sum(map(len, chunks)) // len(chunks)
+
+
+def test_stencil() -> None:
+    """Chunks that use their neighbors are loaded in stretches."""
+    counts = {}
+
+    def run(on: bool) -> None:
+        @policy_cluster(FOUR_WORKERS, config=None if on else OFF)
+        async def run(c: Any, s: Any, *workers: Any) -> None:
+            dealt = await deal(s)
+            chunks = [delayed(load)(n, dask_key_name=("load", n)) for n in range(96)]
+            means = [delayed(mean)(*chunks[max(n - 1, 0) : n + 2]) for n in range(96)]
+            assert await c.compute(delayed(sum)(means)) == 96 * CHUNK_NBYTES
+            counts[on] = split(dealt, [range(n, n + 2) for n in range(95)])
+
+        run()
+
+    run(True)
+    run(False)
+    assert counts[True] < 0.75 * counts[False], counts
+
+
+def weights(*args: object) -> np.ndarray[Any, Any]:
+    return np.ones(32)
+
+
+def multiply(chunk: bytes, weights: object) -> bytes:
+    return bytes(len(chunk))
+
+
+def weighted_means(number: int, width: int) -> dict[Any, Task]:
+    """Make means of chunks by their weights, each of ``width``."""
+    dsk: dict[Any, Task] = {}
+    means = []
+    for n in range(number):
+        products, some = [], []
+        for i in range(n * width, (n + 1) * width):
+            dsk["load", i] = Task(("load", i), load, i)
+            dsk["weights", i] = Task(("weights", i), weights, i)
+            dsk["multiply", i] = Task(
+                ("multiply", i),
+                multiply,
+                TaskRef(("load", i)),
+                TaskRef(("weights", i)),
+            )
+            products.append(TaskRef(("multiply", i)))
+            some.append(TaskRef(("weights", i)))
+        dsk["sum", n] = Task(("sum", n), len, List(*products))
+        dsk["norm", n] = Task(("norm", n), len, List(*some))
+        dsk["mean", n] = Task(
+            ("mean", n), max, TaskRef(("sum", n)), TaskRef(("norm", n))
+        )
+        means.append(TaskRef(("mean", n)))
+    dsk["total"] = Task("total", sum, List(*means))
+    return dsk
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_weighted_means(on: bool) -> None:
+    """Chunks and their weights meet where they were loaded."""
+
+    @policy_cluster(CLUSTERS, config=None if on else OFF)
+    async def run(c: Any, s: Any, *workers: Any) -> None:
+        [total] = c.get(weighted_means(32, 4), ["total"], sync=False)
+        assert await total == 128
+        assert (moved(workers) < 128 * CHUNK_NBYTES / 8) is on
+
+    for cluster in CLUSTERS:
+        run(cluster=cluster)
+
+
+@pytest.mark.parametrize("marks", [True, False])
+@policy_cluster(FOUR_WORKERS)
+async def test_chunks_in_memory(c: Any, s: Any, *workers: Any, marks: bool) -> None:
+    """Families do not lead a worker far ahead of the order."""
+    seen = await watch(s, "load")
+    dsk = tree(160, 4)
+    if marks:
+        for n in range(160):
+            dsk["load", n] = Task(("load", n), load, n, _data_producer=True)
+    [total] = c.get(dsk, ["total"], sync=False)
+    await total
+    assert seen.peak_chunks <= 3 * slots(s), (seen.peak_chunks, slots(s))
