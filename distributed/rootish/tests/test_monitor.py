@@ -37,6 +37,7 @@ from distributed.rootish.policy import (
     Verdict,
 )
 from distributed.rootish.queue import WAITS, RootishQueue
+from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import MIB, policy_cluster, slots
 from distributed.scheduler import TaskState
 from distributed.utils_test import (
@@ -413,6 +414,24 @@ async def test_waiting_for_consumers(
     assert sum(map(s.queued.is_held, s.queued)) == held
     await event.set()
     assert await future == 40 * MIB
+
+
+def test_what_is_begun_waits_for_its_worker() -> None:
+    """It was counted when it was begun, so that it is not held back."""
+    s = Paper(2)
+    loads = [s.add("load", 3 * n, nbytes=MIB) for n in range(60)]
+    last = s.add("model", 0, nbytes=1)
+    s.send(last, s.all[0])
+    for n in range(0, 60, 2):
+        last = s.add("fit", 3 * n + 5, *loads[n : n + 2], last, nbytes=1)
+    s.enqueue(*loads)
+    assert s.give(1)
+    s.give_all(0)
+    why = s.queue.why_waiting()
+    held = sum(map(s.queue.is_held, s.queue))
+    begun = len(s.queue) - held
+    assert begun > 0
+    assert why == {loads[0].group: {"backpressure": held, "family": begun}}
 
 
 @pytest.mark.parametrize("on", [True, False])
