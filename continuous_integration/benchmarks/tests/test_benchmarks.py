@@ -109,8 +109,8 @@ def test_measure(tmp_path: Path) -> None:
     history: list[tuple[float, float]] = []
     m = measure(one, tmp_path, workers=2, threads=1, history=history)
     assert written == [tmp_path]
-    # Four chunks of 2 MiB are there before, and at least two more together
-    assert m.peak_managed > 6 * 2**21 / 1e6
+    # Four chunks of 2 MiB are there before, and what is made of one at least
+    assert m.peak_managed > 4 * 2**21 / 1e6
     assert m.moved > 0
     assert m.seconds > 0
     assert m.result == pytest.approx(8 * fingerprint(da.ones(CHUNK[1:]).compute()))
