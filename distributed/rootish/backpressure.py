@@ -157,7 +157,7 @@ class Outstanding:
         if self.consumers is not None:
             if finished(self.consumers) < self._again:
                 return True
-        elif self._added < self._again:
+        elif self.has_room():
             return False
         about_to_run: set[TaskState] = set()
         still: deque[weakref.ref[TaskState]] = deque(

@@ -209,6 +209,22 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     return tasks.nbytes_total / finished if finished else None
 
 
+def expected_duration(state: SchedulerState, prefix: TaskPrefix) -> float:
+    """Return how long a task takes, in seconds; a little if that is not known.
+
+    Parameters
+    ----------
+    state
+        Knows what is assumed of it.
+    prefix
+        The prefix of the task.
+    """
+    duration = state._get_prefix_duration(prefix)
+    if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
+        duration *= UNKNOWN_DURATION_PART
+    return duration
+
+
 def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
     """Return the workers that hold any of the inputs."""
     return set().union(*[dts.who_has or () for dts in inputs])
@@ -335,10 +351,7 @@ class GroupFacts:
         known = mean_output(collection)
         self.guessed = known is None
         output = UNKNOWN_OUTPUT if known is None else known
-        duration = state._get_prefix_duration(prefix)
-        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
-            duration *= UNKNOWN_DURATION_PART
-        self.work = state.bandwidth * duration
+        self.work = state.bandwidth * expected_duration(state, prefix)
         self.data = DATA_PRICE * output
         negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
         self.allowed = max(self.data, negligible)
@@ -677,11 +690,8 @@ class Producers(RootishPolicy):
         return HANDLE_PATIENCE * seconds / self._duration(ts.prefix)
 
     def _duration(self, prefix: TaskPrefix) -> float:
-        """Return how long a task takes, in seconds; a little if that is not known."""
-        duration = self.state._get_prefix_duration(prefix)
-        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
-            duration *= UNKNOWN_DURATION_PART
-        return max(duration, 1e-6)
+        """Return how long a task takes, in seconds, and never nothing."""
+        return max(expected_duration(self.state, prefix), 1e-6)
 
     def place(self, ts: TaskState) -> WorkerState | None:
         """Return the worker beside those inputs which are dear to copy.

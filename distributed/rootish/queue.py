@@ -315,11 +315,15 @@ class RootishQueue(MutableSet["TaskState"]):
             )
         ):
             # Nothing is running that could free an output
-            self._asked_at = -1
-            for outstanding in self._outstanding.values():
-                outstanding.count_again()
+            self._count_again()
             choice = self._choose(idle)
         return choice
+
+    def _count_again(self) -> None:
+        """Forget what was found of outputs that wait to be consumed."""
+        self._asked_at = -1
+        for outstanding in self._outstanding.values():
+            outstanding.count_again()
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
         if len(idle) == 1:
@@ -456,8 +460,7 @@ class RootishQueue(MutableSet["TaskState"]):
         if seceded != self._seceded:
             # Among them may be consumers that were counted
             self._seceded = seceded
-            for outstanding in self._outstanding.values():
-                outstanding.count_again()
+            self._count_again()
             return bool(self._outstanding)
         return any(more)
 
