@@ -6,6 +6,7 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
+from distributed.rootish.handles import place_beside
 from distributed.rootish.monitor import RootishMonitor
 from distributed.rootish.policy import GroupFacts, RootishPolicy, make_policy
 from distributed.rootish.queue import Choice, RootishQueue, give_out, make_queue
@@ -98,10 +99,26 @@ class SchedulerState:
 
     def decide_worker_non_rootish(self, ts: TaskState) -> WorkerState | None:
         """Pick a worker for a task that is not root-ish, beside inputs that matter."""
-        return self.rootish_policy.place(ts) or self._decide_worker_non_rootish_any(ts)
+        return (
+            place_beside(self, ts)
+            or self.rootish_policy.place(ts)
+            or self._decide_worker_non_rootish_any(ts)
+        )
 
 
 class Scheduler:
+    def stimulus_task_erred(
+        self, worker: str, stimulus_id: str, key: Key, **kwargs: Any
+    ) -> RecsMsgs:
+        """Mark that a task has erred, or that an input could not be sent."""
+        if isinstance(self.queued, RootishQueue) and (
+            recs := self.queued.refuse(key, worker, stimulus_id, kwargs)
+        ):
+            return recs, {}, {}
+        return self._stimulus_task_erred_any(
+            worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
+        )
+
     async def remove_worker(
         self, address: str, *, stimulus_id: str, **kwargs: Any
     ) -> str:

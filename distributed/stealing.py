@@ -6,6 +6,8 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
+from distributed.rootish.handles import bound_to
+
 
 class WorkStealing:
     def move_task_confirm(
@@ -19,3 +21,17 @@ class WorkStealing:
             key=key, state=state, stimulus_id=stimulus_id, worker=worker
         )
         self.scheduler.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+
+    def _get_thief(
+        self,
+        scheduler: SchedulerState,
+        ts: TaskState,
+        potential_thieves: set[WorkerState],
+        **kwargs: Any,
+    ) -> WorkerState | None:
+        """Pick who is to have a task, unless an input of it cannot be sent there."""
+        if (bound := bound_to(scheduler, ts)) is not None:
+            potential_thieves = potential_thieves & bound
+            if not potential_thieves:
+                return None
+        return self._get_thief_any(scheduler, ts, potential_thieves, **kwargs)

@@ -8,6 +8,8 @@ policy
     Which tasks are root-ish.
 families
     Which of the tasks that are held back belong on one worker.
+handles
+    Which inputs are better left where they are.
 backpressure
     Which of them wait until what was loaded has been consumed.
 lanes

@@ -102,17 +102,6 @@ UNKNOWN_DURATION_PART = 0.1
 #: the root-ish tasks that it holds.
 CALLED_BACK = 2
 
-#: Packages whose objects are copied as they are, rather than made again
-PLAIN = frozenset({"builtins", "numpy", "pandas", "pyarrow", "datetime", "decimal"})
-
-#: A task belongs beside a handle if its share of the copies of that would take longer
-#: to make than this part of the time that the task takes.
-HANDLE_TIME = 0.5
-
-#: Others help with the tasks beside a handle if those would take so many times as long
-#: as to make the handle once more.
-HANDLE_PATIENCE = 2
-
 #: Topic of the events that tell of verdicts
 TOPIC = "rootish"
 
@@ -521,26 +510,6 @@ class RootishPolicy(ABC):
         """Return tasks that were sent to a worker and are to be called back."""
         return []
 
-    def home(self, ts: TaskState) -> WorkerState | None:
-        """Return the worker beside which a root-ish task waits, None for any.
-
-        Parameters
-        ----------
-        ts
-            The task. All its inputs are in memory.
-        """
-        return None
-
-    def patience_beside(self, ts: TaskState) -> float:
-        """Return how many tasks for each thread may wait there before others help.
-
-        Parameters
-        ----------
-        ts
-            One of the tasks.
-        """
-        return math.inf
-
 
 class Producers(RootishPolicy):
     """Root-ish is what brings in data and may run anywhere. See the module's docstring.
@@ -656,43 +625,6 @@ class Producers(RootishPolicy):
                 late += mine[kept:]
         return late
 
-    def _time_of_handle(self, dts: TaskState) -> float:
-        """Return how long it takes to make an input again where it is copied to.
-
-        Plain data is copied as it is. What a handle stands for is made again: a file
-        is opened, an index is read, a model is loaded.
-        """
-        if dts.type is None or dts.type.partition(".")[0] in PLAIN:
-            return 0.0
-        return max(dts.prefix.duration_average, 0.0)
-
-    def home(self, ts: TaskState) -> WorkerState | None:
-        best = None
-        total = longest = 0.0
-        nworkers = len(self.state.workers)
-        for dts in ts.dependencies:
-            if (seconds := self._time_of_handle(dts)) and dts.who_has:
-                users = max(len(dts.dependents), nworkers)
-                total += seconds * (nworkers - 1) / users
-                if seconds > longest:
-                    best, longest = dts, seconds
-        if best is None or total <= HANDLE_TIME * self._duration(ts.prefix):
-            return None
-        assert best.who_has
-        return min(
-            best.who_has & self.state.running,
-            key=operator.attrgetter("address"),
-            default=None,
-        )
-
-    def patience_beside(self, ts: TaskState) -> float:
-        seconds = max(map(self._time_of_handle, ts.dependencies), default=0.0)
-        return HANDLE_PATIENCE * seconds / self._duration(ts.prefix)
-
-    def _duration(self, prefix: TaskPrefix) -> float:
-        """Return how long a task takes, in seconds, and never nothing."""
-        return max(expected_duration(self.state, prefix), 1e-6)
-
     def place(self, ts: TaskState) -> WorkerState | None:
         """Return the worker beside those inputs which are dear to copy.
 
@@ -705,6 +637,7 @@ class Producers(RootishPolicy):
         them; neighbours are combined on one worker as a rule, and there is no question.
         """
         dependencies = ts.dependencies
+        state = self.state
         if (
             not dependencies
             or ts.actor
@@ -713,7 +646,6 @@ class Producers(RootishPolicy):
             or ts.host_restrictions
         ):
             return None
-        state = self.state
         running = state.running
         if len(dependencies) == 1:
             # Most tasks have one input, on one worker

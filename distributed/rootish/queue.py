@@ -48,6 +48,7 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import Cell, priority_of
+from distributed.rootish.handles import Handles
 from distributed.rootish.lanes import (
     REASONS,
     Choice,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from distributed.rootish.lanes import _Run
     from distributed.scheduler import (
         Msgs,
+        Recs,
         SchedulerState,
         TaskGroup,
         TaskState,
@@ -106,6 +108,8 @@ class RootishQueue(MutableSet["TaskState"]):
     ----------
     chosen
         How many tasks were chosen for each of :data:`REASONS`.
+    handles
+        Knows which inputs are better left where they are.
     open
         The lane of tasks without restrictions.
     nlanes
@@ -129,6 +133,7 @@ class RootishQueue(MutableSet["TaskState"]):
         "_records",
         "_seceded",
         "chosen",
+        "handles",
         "nlanes",
         "open",
         "slackened",
@@ -138,6 +143,7 @@ class RootishQueue(MutableSet["TaskState"]):
 
     state: SchedulerState
     chosen: dict[str, int]
+    handles: Handles
     nlanes: int
     open: Lane
     waiting: float
@@ -161,6 +167,7 @@ class RootishQueue(MutableSet["TaskState"]):
     def __init__(self, state: SchedulerState):
         self.state = state
         self.waiting = _read_waiting()
+        self.handles = Handles(state)
         self.chosen = dict.fromkeys(REASONS, 0)
         self._records = deque(
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
@@ -211,9 +218,9 @@ class RootishQueue(MutableSet["TaskState"]):
             return
         lane = self.open
         restrictions = restrictions_of(value)
-        policy = self.state.rootish_policy
-        if restrictions is None and (home := policy.home(value)):
-            restrictions = Restrictions(frozenset({home.address}), beside=True)
+        home = self.handles.home(value)
+        if home:
+            restrictions = Restrictions(frozenset({home[0].address}), beside=True)
         if restrictions is not None:
             lanes, name = self._place_of(restrictions)
             found = lanes.get(name)
@@ -221,8 +228,8 @@ class RootishQueue(MutableSet["TaskState"]):
                 found = lanes[name] = Lane(self, self._pool(restrictions))
                 self.nlanes += 1
             lane = found
-            if restrictions.beside:
-                lane.spare = policy.patience_beside(value)
+            if home:
+                lane.spare = home[1]
         cell = [value]
         self._cells[value] = cell, lane
         lane.add(value, cell)
@@ -241,6 +248,17 @@ class RootishQueue(MutableSet["TaskState"]):
                 lanes, name = self._place_of(lane.pool.restrictions)
                 del lanes[name]
                 self.nlanes -= 1
+
+    def refuse(
+        self, key: Key, worker: str, stimulus_id: str, failure: Mapping[str, Any]
+    ) -> Recs:
+        """See :meth:`Handles.refuse`. What waits for such an input moves beside it."""
+        recs = self.handles.refuse(key, worker, stimulus_id, failure)
+        if recs:
+            for ts in filter(self.handles.is_bound, list(self._cells)):
+                self.discard(ts)
+                self.add(ts)
+        return recs
 
     def _place_of(self, restrictions: Restrictions) -> tuple[dict[Any, Lane], Any]:
         """Return where the lane of some restrictions is, and under which name."""

@@ -1,0 +1,217 @@
+"""Loads wait beside handles that take long to make, or that cannot be sent."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from dask import delayed
+
+from distributed import Event, wait
+from distributed.rootish.handles import HANDLE_PATIENCE, HANDLE_TIME, place_beside
+from distributed.rootish.tests.paper import Paper
+from distributed.rootish.tests.utils import (
+    CHUNK_NBYTES,
+    FOUR_WORKERS,
+    TWO_WORKERS,
+    policy_cluster,
+    watch,
+)
+from distributed.scheduler import TaskState
+from distributed.utils_test import async_poll_for
+
+#: Of two root-ish tasks on each worker, one runs
+SLOTS = 2
+
+
+# -- On paper ------------------------------------------------------------------------
+
+
+def reads(
+    s: Paper, number: int, opening: float, reading: float, kind: str = "netCDF4.Dataset"
+) -> list[TaskState]:
+    """Make reads through a handle that the first worker has opened."""
+    handle = s.send(s.add("open", 0, nbytes=1))
+    tasks = [s.add("read", n + 1, handle, nbytes=CHUNK_NBYTES) for n in range(number)]
+    s.finish(handle, nbytes=100)
+    handle.type = kind
+    handle.prefix.duration_average = opening
+    tasks[0].prefix.duration_average = reading
+    return tasks
+
+
+@pytest.mark.parametrize(
+    ("kind", "reading", "beside"),
+    [
+        ("netCDF4.Dataset", 0.1, True),
+        ("netCDF4.Dataset", 10, False),
+        ("builtins.dict", 0.1, False),
+        ("numpy.ndarray", 0.1, False),
+    ],
+)
+def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
+    """Reads wait beside a handle that takes longer to make than they do."""
+    s = Paper(2)
+    tasks = reads(s, 4, 1, reading, kind)
+    home = s.queue.handles.home(tasks[0])
+    assert (home is not None) is beside
+    if home:
+        assert home == (s.all[0], pytest.approx(HANDLE_PATIENCE * 1 / reading))
+    s.enqueue(*tasks)
+    assert (s.give(1) is None) is beside
+    assert s.give(0)
+
+
+@pytest.mark.parametrize("part", [0.9, 1.1])
+def test_share_of_the_copies(part: float) -> None:
+    """What copies to all workers cost is shared out among the reads."""
+    s = Paper(4)
+    reading = 3 * 1 / 10 / HANDLE_TIME
+    tasks = reads(s, 10, part, reading)
+    assert (s.queue.handles.home(tasks[0]) is not None) is (part > 1)
+
+
+def test_others_help() -> None:
+    """A worker takes reads beside another's handle if these are many."""
+    s = Paper(4)
+    tasks = reads(s, 50, 1, 0.1)
+    spare = round(HANDLE_PATIENCE * 1 / 0.1)
+    s.enqueue(*tasks)
+    given = s.give_all(1)
+    assert len(given) == len(tasks) - spare
+    assert s.give(0)
+
+
+def test_restricted_tasks_go_where_they_may() -> None:
+    """However long it takes to make the handle there."""
+    s = Paper(2)
+    tasks = reads(s, 4, 1, 0.1)
+    for ts in tasks:
+        ts.worker_restrictions = {s.all[1].address}
+    s.enqueue(*tasks)
+    assert s.give(0) is None
+    assert s.give(1)
+
+
+# -- Clusters ------------------------------------------------------------------------
+
+
+class Connection:
+    """An opened file, or a connection: it has a lock, and cannot be sent."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def connect() -> Connection:
+    return Connection()
+
+
+def read(connection: Connection, event: Event, i: int) -> bytes:
+    event.wait()
+    with connection.lock:
+        return bytes(CHUNK_NBYTES)
+
+
+def join(*connections: Connection) -> int:
+    return len(connections)
+
+
+FAIL_AT_ONCE = {"distributed.scheduler.allowed-failures": 0}
+
+
+@policy_cluster(
+    FOUR_WORKERS, far=False, config={"distributed.scheduler.work-stealing": True}
+)
+async def test_reads_stay_beside_what_cannot_be_sent(
+    c: Any, s: Any, *workers: Any
+) -> None:
+    """They are taken back from others, and held back where they may run."""
+    seen = await watch(s, "read")
+    event = Event()
+    a = s.workers[workers[0].address]
+    connection = c.submit(connect, workers=[a.address])
+    await wait(connection)
+    # What reads are like
+    first = c.submit(read, connection, event, -1, workers=[a.address])
+    await event.set()
+    await wait(first)
+    await event.clear()
+    handle = delayed(connection)
+    parts = [delayed(len)(delayed(read)(handle, event, i)) for i in range(40)]
+    total = c.compute(delayed(sum)(parts))
+    await async_poll_for(
+        lambda: len(s.queued) == 40 - SLOTS and len(a.processing) == SLOTS,
+        timeout=10,
+    )
+    assert len(s.queued.handles.bound) == 1
+    for ts in a.processing:
+        others = set(s.workers.values()) - {a}
+        stealer = s.extensions["stealing"]
+        occupancies = dict.fromkeys(s.workers.values(), 0)
+        assert place_beside(s, ts) is a
+        assert not stealer._get_thief(s, ts, others, occupancies=occupancies)
+        everyone = {a, *others}
+        thief = stealer._get_thief(s, ts, everyone, occupancies=occupancies)
+        assert thief is a
+    await event.set()
+    # The parts cross the network, on connections over which a handle failed
+    assert await total == 40 * CHUNK_NBYTES
+    assert seen.computed == {a.address: 41}
+
+
+@pytest.mark.parametrize("config", [{}, FAIL_AT_ONCE])
+def test_two_that_cannot_be_sent(config: dict[str, Any]) -> None:
+    """A task that can run nowhere errs, and says what could not be sent."""
+
+    @policy_cluster(TWO_WORKERS, far=False, config=config)
+    async def run(c: Any, s: Any, a: Any, b: Any) -> None:
+        pair = [
+            c.submit(connect, workers=[w.address], pure=False, key=f"connect-{n}")
+            for n, w in enumerate((a, b))
+        ]
+        with pytest.raises(TypeError, match="Connection"):
+            await c.submit(join, *pair)
+        # Nothing else is lost
+        assert await c.gather([c.submit(join, future) for future in pair]) == [1, 1]
+
+    run()
+
+
+@policy_cluster(TWO_WORKERS, far=False)
+async def test_not_where_it_may_run(c: Any, s: Any, a: Any, b: Any) -> None:
+    """A task errs which is restricted to others than the holder."""
+    connection = c.submit(connect, workers=[a.address])
+    with pytest.raises(TypeError, match="Connection"):
+        await c.submit(join, connection, workers=[b.address])
+    again = c.submit(join, connection, workers=[a.address], key="again")
+    assert await again == 1
+
+
+@policy_cluster(TWO_WORKERS, far=False)
+async def test_the_holder_leaves(c: Any, s: Any, a: Any, b: Any) -> None:
+    """The handle is made again, and what needs it runs beside the new one."""
+    connection = c.submit(connect, workers=[a.address], allow_other_workers=True)
+    with pytest.raises(TypeError, match="Connection"):
+        await c.submit(join, connection, workers=[b.address])
+    await a.close()
+    event = Event()
+    await event.set()
+    chunks = c.map(read, [connection] * 10, [event] * 10, range(10))
+    assert sum(map(len, await c.gather(chunks))) == 10 * CHUNK_NBYTES
+
+
+@policy_cluster(
+    TWO_WORKERS, far=False, config={"distributed.scheduler.allowed-failures": 1}
+)
+async def test_what_fails_with_it(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Other data is not believed to be impossible to send."""
+    connection = c.submit(connect, workers=[a.address])
+    data = c.map(bytes, range(5), workers=[a.address])
+    await wait([connection, *data])
+    with pytest.raises(TypeError, match="Connection"):
+        await c.submit(join, connection, workers=[b.address])
+    # On the same connection
+    assert await c.submit(len, data, workers=[b.address]) == 5
+    assert {prefix for prefix, _ in s.queued.handles.bound} == {"connect"}
