@@ -21,7 +21,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distributed.rootish.policy import mean_output
+from distributed.rootish.policy import UNKNOWN_OUTPUT, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -292,7 +292,7 @@ def _output_until_joined(ts: TaskState) -> tuple[float, float]:
     Of what is made of several inputs, each counts for its share in bytes: a chunk that
     is multiplied with a small array of weights is not made of the weights.
     """
-    output = mean_output(ts.group) or mean_output(ts.prefix) or 1.0
+    output = mean_output(ts.group) or mean_output(ts.prefix) or UNKNOWN_OUTPUT
     dependents = ts.dependents
     for _ in range(STEPS):
         # Past tasks that only rename or convert
@@ -304,6 +304,9 @@ def _output_until_joined(ts: TaskState) -> tuple[float, float]:
         dependents = dts.dependents
 
     def share(dts: TaskState) -> float:
+        verdict = dts.group.rootish_facts.verdict
+        if verdict and verdict.rootish:
+            return 0.0
         known = mean_output(dts.group)
         if known is None:
             return output
