@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What the tasks of a family may make before it is combined, as a multiple of the
 #: largest output among them.
-FAMILY_OUTPUT = 4.4
+FAMILY_OUTPUT = 4.6
 
 #: How often that a family may make with the tasks that become ready late.
 LATE_OUTPUT = 3

@@ -336,8 +336,10 @@ class GroupFacts:
             The group.
         """
         prefix = tg.prefix
-        collection = tg if tg.nbytes_total else prefix
-        known = mean_output(collection)
+        known = mean_output(tg) if tg.nbytes_total else None
+        if known is None and not any(dep.prefix is prefix for dep in tg.dependencies):
+            # Others of the prefix are alike, unless this is the next of several steps
+            known = mean_output(prefix)
         self.guessed = known is None
         output = UNKNOWN_OUTPUT if known is None else known
         self.work = state.bandwidth * expected_duration(state, prefix)
