@@ -219,6 +219,12 @@ def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
     return set().union(*[dts.who_has or () for dts in inputs])
 
 
+def _was_loaded(ts: TaskState) -> bool:
+    """Whether an output is a chunk that was held back itself, and no handle."""
+    verdict = ts.group.rootish_facts.verdict
+    return bool(verdict and verdict.rootish) and ts.nbytes > NEGLIGIBLE_BYTES
+
+
 def stands_for_data(run_spec: object) -> bool:
     """Whether a task is an object of the graph that only stands for data.
 
@@ -747,11 +753,14 @@ class Producers(RootishPolicy):
             if ts._state != "queued" and not self._unthrottled(tg):
                 return THROTTLED
             return EDGE if self._cut_off(ts, allowed) else UNTHROTTLED
-        if facts.guessed and not marked and inputs > INPUTS_PER_UNKNOWN_TASK:
-            if price > NEGLIGIBLE_BYTES:
+        if facts.guessed and not marked:
+            if inputs > INPUTS_PER_UNKNOWN_TASK:
+                if price > NEGLIGIBLE_BYTES:
+                    return DEAR
+                if any(dts.group.states["queued"] for dts in ts.dependencies):
+                    return THROTTLED
+            elif any(map(_was_loaded, ts.dependencies)):
                 return DEAR
-            if any(dts.group.states["queued"] for dts in ts.dependencies):
-                return THROTTLED
         if (
             state.rootish_tg_threshold <= 0
             and not marked
