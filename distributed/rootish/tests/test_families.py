@@ -20,6 +20,7 @@ from distributed.rootish.families import (
     output_until_joined,
 )
 from distributed.rootish.lanes import KEPT_FAMILIES
+from distributed.rootish.policy import DEAR, PRODUCER, UNKNOWN_OUTPUT
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
@@ -59,7 +60,7 @@ def test_output_until_joined() -> None:
     s = Paper()
     chunk = s.add("chunk", 0)
     # Nothing is known
-    assert made(chunk) == (1, 1)
+    assert made(chunk) == (UNKNOWN_OUTPUT, UNKNOWN_OUTPUT)
     chunk = s.add("chunk", 1, nbytes=10)
     assert made(chunk) == (10, 10)
     alias = s.add("alias", 2, chunk, nbytes=10)
@@ -86,11 +87,22 @@ def test_what_is_made_of_several_is_shared_out_by_bytes() -> None:
     assert made(weights) == (256, pytest.approx(256, rel=1e-3))
 
 
+@pytest.mark.parametrize("held_back", [True, False])
+def test_loads_of_their_own_do_not_count(held_back: bool) -> None:
+    """Sums of small weights, as large as the data, wait themselves if they may."""
+    s = Paper()
+    weights = s.add("weights", 0, nbytes=100)
+    total = s.add("sum", 1, weights, nbytes=2 * MIB)
+    s.add("use", 2, weights, nbytes=1)
+    total.group.rootish_facts.verdict = PRODUCER if held_back else DEAR
+    assert made(weights) == (100, 100 if held_back else 2 * MIB + 1)
+
+
 def test_facts_are_looked_up_again_when_more_is_known() -> None:
     """They are kept with the group meanwhile, so that they cost nothing."""
     s = Paper()
     first, second, *others = (s.add("chunk", n) for n in range(20))
-    assert output_until_joined(first) == (1, 1)
+    assert output_until_joined(first) == (UNKNOWN_OUTPUT, UNKNOWN_OUTPUT)
     s.finish(s.send(first), nbytes=10)
     assert output_until_joined(second) == (10, 10)
     s.finish(s.send(second), nbytes=5)

@@ -27,7 +27,9 @@ from distributed.rootish import policy as module_of_policies
 from distributed.rootish.policy import (
     BASE,
     DATA_PRICE,
+    DEAR,
     POLICIES,
+    PRODUCER,
     UNKNOWN_OUTPUT,
     WAITING,
     GroupFacts,
@@ -36,6 +38,7 @@ from distributed.rootish.policy import (
     mean_output,
     within_count,
 )
+from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
     CLUSTERS,
@@ -1370,6 +1373,43 @@ def test_within_count(ntasks: int, ngroups: int, ndeps: int, expected: bool) -> 
 
 def any_task(tg: TaskGroup) -> TaskState:
     return TaskState("any", Task("any", load), "waiting", tg, False)
+
+
+def made_of(s: Paper, source: str, name: str, nbytes: int, users: int = 3) -> TaskState:
+    """Return one of twenty tasks, each of which shares an input in memory."""
+    tasks = []
+    for n in range(20):
+        chunk = s.send(s.add(source, n))
+        tasks.append(s.add(name, 100 + n, chunk))
+        for i in range(users - 1):
+            s.add("other", 1000 + users * n + i, chunk)
+        s.finish(chunk, nbytes=nbytes)
+    return tasks[0]
+
+
+@pytest.mark.parametrize(("source", "loads"), [("coarsen", False), ("open", True)])
+def test_next_of_several_steps(source: str, loads: bool) -> None:
+    """It is not expected to make as much as the step before, which has its prefix."""
+    s = Paper(2)
+    s.finish(s.send(s.add(f"coarsen-{'1' * 32}", 0)), nbytes=MIB)
+    level = f"{source}-{'2' * 32}"
+    ts = made_of(s, level, f"coarsen-{'3' * 32}", 300 * KIB)
+    assert ts.group.prefix.name == "coarsen"
+    assert s.rootish_policy.verdict(ts) is (PRODUCER if loads else DEAR)
+
+
+@pytest.mark.parametrize(
+    ("held_back", "nbytes", "loads"),
+    [(True, 2 * MIB, False), (True, 100, True), (False, 2 * MIB, True)],
+)
+def test_cuts_of_chunks(held_back: bool, nbytes: int, loads: bool) -> None:
+    """What was loaded is no handle, however small the share of a cut."""
+    s = Paper(2)
+    ts = made_of(s, "load", "cut", nbytes, users=24)
+    [chunk] = ts.dependencies
+    if held_back:
+        assert s.rootish_policy.is_rootish(chunk)
+    assert s.rootish_policy.verdict(ts) is (PRODUCER if loads else DEAR)
 
 
 def test_larger_than_cluster() -> None:
