@@ -1391,7 +1391,7 @@ def made_of(s: Paper, source: str, name: str, nbytes: int, users: int = 3) -> Ta
 def test_next_of_several_steps(source: str, loads: bool) -> None:
     """It is not expected to make as much as the step before, which has its prefix."""
     s = Paper(2)
-    s.finish(s.send(s.add(f"coarsen-{'1' * 32}", 0)), nbytes=MIB)
+    s.finish(s.send(s.add(f"coarsen-{'1' * 32}", 0)), nbytes=100 * MIB)
     level = f"{source}-{'2' * 32}"
     ts = made_of(s, level, f"coarsen-{'3' * 32}", 300 * KIB)
     assert ts.group.prefix.name == "coarsen"
