@@ -506,12 +506,12 @@ class Lane:
                 patience = PATIENCE * len(self._begun_families)
                 if self._number - family.number <= patience:
                     return None
-            ts = self._next_of(family, limit)
-            if ts is None:
+            helps = gone or first or not self._holds or self._queue.slackened
+            if not helps and worker not in state.idle_task_count:
                 continue
-            if gone or first or not self._holds or self._queue.slackened:
-                return Choice(ts, ws, "help", family, self)
-            if worker in state.idle_task_count:
+            if ts := self._next_of(family, limit):
+                if helps:
+                    return Choice(ts, ws, "help", family, self)
                 return Choice(ts, worker, "own", family, self)
         return None
 

@@ -420,8 +420,12 @@ class RootishQueue(MutableSet["TaskState"]):
             if (
                 before
                 and consumer
-                and frees(consumer, before, output)
                 and would_wait(consumer, self.pool(consumer).slots)
+                # What the count has found of others like it is not asked again
+                and (
+                    consumer.group is outstanding.consumers
+                    or frees(consumer, before, output)
+                )
             ):
                 return outstanding.is_full(limit, output)
         outstanding.skip(limit)
