@@ -78,6 +78,7 @@ class Outstanding:
     __slots__ = (
         "_added",
         "_again",
+        "_room",
         "_since",
         "_wait",
         "consumers",
@@ -92,7 +93,9 @@ class Outstanding:
     slack: int
     #: How many tasks were ever added
     _added: int
-    #: How many of them, or of finished consumers, there are when all are counted again
+    #: How many of them there are when it is asked again whether the next is held back
+    _room: int
+    #: How many consumers have finished when all are counted again
     _again: int
     #: How many consumers had finished, and when that was noticed, in seconds
     _since: tuple[tuple[TaskGroup, int], float] | None
@@ -105,7 +108,7 @@ class Outstanding:
         self.latest = ()
         self.slack = 0
         self._added = 0
-        self._again = 0
+        self._again = self._room = 0
         self._since = None
         self._wait = 0.0
 
@@ -123,7 +126,7 @@ class Outstanding:
 
     def has_room(self) -> bool:
         """Whether so few wait, by the last count, that the next need not be held."""
-        return self.consumers is None and self._added < self._again
+        return self._added < self._room
 
     def skip(self, limit: float) -> None:
         """Do without a count until there may be enough for the next to be held back.
@@ -137,7 +140,7 @@ class Outstanding:
         while len(tasks) > LOOKED_AT * limit:
             tasks.popleft()
         more = max(limit - len(tasks), limit * COUNT_AGAIN)
-        self._again = self._added + math.ceil(more)
+        self._room = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
         """Whether more outputs wait for a consumer, which is about to run, than may.
@@ -198,7 +201,7 @@ class Outstanding:
         step = limit * COUNT_AGAIN
         if waiting < limit or consumer is None:
             self.consumers = None
-            self._again = self._added + math.ceil(max(limit - waiting, step))
+            self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
         some = itertools.islice(consumer.dependencies, MEMBERS)
         group = users[consumer][0].group
@@ -211,7 +214,7 @@ class Outstanding:
     def count_again(self) -> None:
         """Forget what is known, and count all when asked the next time."""
         self.consumers = None
-        self._again = 0
+        self._room = 0
 
     def slacken(self, now: float, slots: int, unknown: float) -> bool:
         """Let more tasks go if no consumer has finished for long.
