@@ -527,11 +527,12 @@ class Lane:
         """Return the first family that nobody has begun and that need not wait."""
         families = self.next
         while (
-            (run := self._top())
-            and families
+            families
+            and (run := self._top(ask=False))
             and priority_of(run[0][0]) < families[-1].priority
         ):
-            self._draw(run)
+            if self._top() is run:
+                self._draw(run)
         n = 0
         while n < len(families):
             ts = families[n].head()
@@ -542,7 +543,7 @@ class Lane:
                 n += 1
             else:
                 return families[n]
-        if run:
+        if run := self._top():
             family = self._draw(run)
             if not self._queue.is_held(family.cells[-1][0]):
                 return family
@@ -596,12 +597,14 @@ class Lane:
             and first_use(ts) < priority_of(after)
         ):
             # What is combined first is not torn
-            while len(cells) > 1 and priority_of(after) < first_use(cells[-1][0]):
+            while True:
                 cell = cells.pop()
                 after = cell[0]
                 made -= output_until_joined(after)[1]
                 self._begin_run(after, cell)
-            last = cells[-1][0]
+                last = cells[-1][0]
+                if len(cells) < 2 or priority_of(after) >= first_use(last):
+                    break
         self._end = end, joins
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
