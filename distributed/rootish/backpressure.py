@@ -291,14 +291,16 @@ def find_consumer(
         if not dependents or len(dependents) > MEMBERS or ts.who_wants:
             break
         made = 0.0
+        user = None
         for dts in dependents:
             if len(dts.dependencies) == 1:
                 made += mean_output(dts.group) or 0
+            if dts.state in ("waiting", "processing") and (
+                user is None or priority_of(dts) > priority_of(user)
+            ):
+                user = dts
         if made < KEPT * output:
-            users = [
-                dts for dts in dependents if dts.state in ("waiting", "processing")
-            ]
-            return ts if held else None, max(users, key=priority_of, default=None)
+            return ts if held else None, user
         if len(dependents) > 1:
             break
         [ts] = dependents

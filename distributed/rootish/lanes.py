@@ -157,12 +157,9 @@ class Pool:
     def look(self) -> Pool:
         """Look at the workers if they may have changed; return the pool."""
         state = self._state
-        seen = (
-            len(state.running),
-            state.total_nthreads,
-            len(state.workers),
-            *map(len, state.resources.values()),
-        )
+        seen: tuple[int, ...] = len(state.running), state.total_nthreads
+        if self._like:
+            seen = *seen, len(state.workers), *map(len, state.resources.values())
         if seen == self._seen:
             return self
         self._seen = seen
@@ -494,10 +491,13 @@ class Lane:
             Tasks of later graphs have to wait; None if there is no other graph.
         """
         state = self._queue.state
+        helps = first or not self._holds or self._queue.slackened
         for family in list(self._begun_families):
             worker = family.worker
             assert worker is not None
             gone = worker not in state.running
+            if not (gone or helps or worker in state.idle_task_count):
+                continue
             if not family.head():
                 if gone:
                     self._end_family(family, worker)
@@ -506,11 +506,8 @@ class Lane:
                 patience = PATIENCE * len(self._begun_families)
                 if self._number - family.number <= patience:
                     return None
-            helps = gone or first or not self._holds or self._queue.slackened
-            if not helps and worker not in state.idle_task_count:
-                continue
             if ts := self._next_of(family, limit):
-                if helps:
+                if gone or helps:
                     return Choice(ts, ws, "help", family, self)
                 return Choice(ts, worker, "own", family, self)
         return None
