@@ -9,7 +9,7 @@ from __future__ import annotations
 from distributed.rootish.handles import place_beside
 from distributed.rootish.monitor import RootishMonitor
 from distributed.rootish.policy import GroupFacts, RootishPolicy, make_policy
-from distributed.rootish.queue import Choice, RootishQueue, give_out, make_queue
+from distributed.rootish.queue import Choice, RootishQueue, admit, give_out, make_queue
 
 DEFAULT_EXTENSIONS["rootish"] = RootishMonitor
 
@@ -43,31 +43,22 @@ class SchedulerState:
     ) -> None:
         """Ask the queue after all transitions that fill it or free a thread."""
         self._transitions_any(recommendations, client_msgs, worker_msgs, stimulus_id)
-        if isinstance(self.queued, RootishQueue):
-            give_out(self, client_msgs, worker_msgs, stimulus_id)
+        give_out(self, client_msgs, worker_msgs, stimulus_id)
 
-    def decide_worker_rootish_queuing_enabled(self) -> WorkerState | None:
-        """Let every root-ish task wait in the queue, where ours is in force."""
-        if isinstance(self.queued, RootishQueue):
-            return None
-        return self._decide_worker_rootish_queuing_enabled_any()
-
-    def _transition_waiting_queued(self, key: Key, stimulus_id: str) -> RecsMsgs:
-        """Queue a task, beside free threads as well: `_transitions` asks next."""
+    def _transition_waiting_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
+        """Queue a root-ish task, even if a thread is free; `_transitions` asks next."""
         ts = self.tasks[key]
-        if self.validate:
-            self._validate_ready(ts)
-        ts.state = "queued"
-        self.queued.add(ts)
-        return {}, {}, {}
+        if (queued := admit(self, ts)) is None:
+            return self._transition_waiting_processing_any(key, stimulus_id)
+        if not queued and (ws := self.decide_worker_non_rootish(ts)):
+            return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)
+        return {} if queued else {key: "no-worker"}, {}, {}
 
     def _transition_no_worker_processing(self, key: Key, stimulus_id: str) -> RecsMsgs:
         """Queue a root-ish task whose workers have come, like any other."""
-        ts = self.tasks[key]
-        if not isinstance(self.queued, RootishQueue) or not self.queued.waits_here(ts):
-            return self._transition_no_worker_processing_any(key, stimulus_id)
-        self.unrunnable.pop(ts)
-        return self._transition_waiting_queued(key, stimulus_id)
+        if admit(self, self.tasks[key]):
+            return {}, {}, {}
+        return self._transition_no_worker_processing_any(key, stimulus_id)
 
     def _transition_queued_processing(
         self, key: Key, stimulus_id: str, choice: Choice | None = None

@@ -78,6 +78,7 @@ class Outstanding:
     __slots__ = (
         "_added",
         "_again",
+        "_room",
         "_since",
         "_wait",
         "consumers",
@@ -92,7 +93,9 @@ class Outstanding:
     slack: int
     #: How many tasks were ever added
     _added: int
-    #: How many of them, or of finished consumers, there are when all are counted again
+    #: How many of them there are when it is asked again whether the next is held back
+    _room: int
+    #: How many consumers have finished when all are counted again
     _again: int
     #: How many consumers had finished, and when that was noticed, in seconds
     _since: tuple[tuple[TaskGroup, int], float] | None
@@ -105,7 +108,7 @@ class Outstanding:
         self.latest = ()
         self.slack = 0
         self._added = 0
-        self._again = 0
+        self._again = self._room = 0
         self._since = None
         self._wait = 0.0
 
@@ -123,7 +126,7 @@ class Outstanding:
 
     def has_room(self) -> bool:
         """Whether so few wait, by the last count, that the next need not be held."""
-        return self.consumers is None and self._added < self._again
+        return self._added < self._room
 
     def skip(self, limit: float) -> None:
         """Do without a count until there may be enough for the next to be held back.
@@ -137,7 +140,7 @@ class Outstanding:
         while len(tasks) > LOOKED_AT * limit:
             tasks.popleft()
         more = max(limit - len(tasks), limit * COUNT_AGAIN)
-        self._again = self._added + math.ceil(more)
+        self._room = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
         """Whether more outputs wait for a consumer, which is about to run, than may.
@@ -164,42 +167,45 @@ class Outstanding:
             maxlen=math.ceil(LOOKED_AT * limit)
         )
         waiting = 0
-        consumer = before = prefix = None
+        consumer = prefix = None
         latest: tuple[float, ...] = ()
-        users: list[tuple[TaskState, TaskState]] = []
+        # Consumer -> what it will consume
+        users: dict[TaskState, list[TaskState]] = {}
         seen = set()
         for ref in self.tasks:
             ts = ref()
             if ts is None or ts in seen:
                 continue
             seen.add(ts)
-            holder, user = find_consumer(ts, output)
-            if holder is None:
+            before, user = find_consumer(ts, output)
+            if before is None:
                 continue
             still.append(ref)
             latest = max(latest, priority_of(ts))
             prefix = ts.prefix
             if user is not None:
-                users.append((holder, user))
+                users.setdefault(user, []).append(before)
 
         def gap(ts: TaskState) -> bool:
             """Whether a task loads the same, and is not held back."""
             return priority_of(ts) <= latest and ts.prefix is prefix
 
-        for holder, user in users:
-            if is_about_to_run(user, about_to_run, gap):
-                waiting += 1
-                if consumer is None:
-                    consumer, before = user, holder
+        for user, inputs in users.items():
+            if frees(user, inputs[0], output) and is_about_to_run(
+                user, about_to_run, gap
+            ):
+                waiting += len(inputs)
+                consumer = consumer or user
         self.tasks = still
         self.latest = latest
         step = limit * COUNT_AGAIN
-        if waiting < limit or consumer is None or before is None:
+        if waiting < limit or consumer is None:
             self.consumers = None
-            self._again = self._added + math.ceil(max(limit - waiting, step))
+            self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
         some = itertools.islice(consumer.dependencies, MEMBERS)
-        fan_in = max(sum(dts.group is before.group for dts in some), 1)
+        group = users[consumer][0].group
+        fan_in = max(sum(dts.group is group for dts in some), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
         self.consumers = consumer.group
         self._again = finished(consumer.group) + math.ceil(excess / fan_in)
@@ -208,7 +214,7 @@ class Outstanding:
     def count_again(self) -> None:
         """Forget what is known, and count all when asked the next time."""
         self.consumers = None
-        self._again = 0
+        self._room = 0
 
     def slacken(self, now: float, slots: int, unknown: float) -> bool:
         """Let more tasks go if no consumer has finished for long.
@@ -271,49 +277,56 @@ def find_consumer(
 
     Returns
     -------
-    holder: TaskState or None
-        The task itself, or one that has renamed or converted what it loaded. None if
-        nobody holds it, or is about to.
+    before: TaskState or None
+        The task itself, or the last that has renamed or converted what it loaded. None
+        if nobody holds that, or is about to.
     consumer: TaskState or None
-        The last that will need it. None if there is none, if that merges rather than
-        consumes, or if the output was cut up and lives on in pieces.
+        The last that will need it. None if there is none, or if the output was cut up
+        and lives on in pieces. It may merge rather than consume; see :func:`frees`.
     """
-    holder = None
+    held = False
     for _ in range(STEPS):
-        if ts.state in ("memory", "processing", "queued"):
-            holder = ts
+        held = held or ts.state in ("memory", "processing", "queued")
         dependents = ts.dependents
         if not dependents or len(dependents) > MEMBERS or ts.who_wants:
             break
         made = 0.0
+        user = None
         for dts in dependents:
             if len(dts.dependencies) == 1:
                 made += mean_output(dts.group) or 0
+            if dts.state in ("waiting", "processing") and (
+                user is None or priority_of(dts) > priority_of(user)
+            ):
+                user = dts
         if made < KEPT * output:
-            users = [
-                dts for dts in dependents if dts.state in ("waiting", "processing")
-            ]
-            if not users:
-                break
-            user = max(users, key=priority_of)
-            return holder, user if _frees(user, ts, output) else None
+            return ts if held else None, user
         if len(dependents) > 1:
             break
         [ts] = dependents
-    return holder, None
+    return ts if held else None, None
 
 
-def _frees(user: TaskState, ts: TaskState, output: float) -> bool:
+def frees(user: TaskState, before: TaskState, output: float) -> bool:
     """Whether a consumer makes less than it needs.
 
     As long as that is not known, what takes many outputs of one group is believed to
     merge them.
+
+    Parameters
+    ----------
+    user
+        The consumer.
+    before
+        One of its inputs.
+    output
+        What is loaded, in bytes.
     """
     inputs = user.dependencies
     some = list(itertools.islice(inputs, MEMBERS))
     made = mean_output(user.group) or mean_output(user.prefix)
     if made is None:
-        return sum(dts.group is ts.group for dts in some) < 2
+        return sum(dts.group is before.group for dts in some) < 2
     nbytes = sum(mean_output(dts.group) or output for dts in some)
     return made < KEPT * nbytes * len(inputs) / len(some)
 

@@ -157,12 +157,9 @@ class Pool:
     def look(self) -> Pool:
         """Look at the workers if they may have changed; return the pool."""
         state = self._state
-        seen = (
-            len(state.running),
-            state.total_nthreads,
-            len(state.workers),
-            *map(len, state.resources.values()),
-        )
+        seen: tuple[int, ...] = len(state.running), state.total_nthreads
+        if self._like:
+            seen = *seen, len(state.workers), *map(len, state.resources.values())
         if seen == self._seen:
             return self
         self._seen = seen
@@ -494,10 +491,13 @@ class Lane:
             Tasks of later graphs have to wait; None if there is no other graph.
         """
         state = self._queue.state
+        helps = first or not self._holds or self._queue.slackened
         for family in list(self._begun_families):
             worker = family.worker
             assert worker is not None
             gone = worker not in state.running
+            if not (gone or helps or worker in state.idle_task_count):
+                continue
             if not family.head():
                 if gone:
                     self._end_family(family, worker)
@@ -506,12 +506,9 @@ class Lane:
                 patience = PATIENCE * len(self._begun_families)
                 if self._number - family.number <= patience:
                     return None
-            ts = self._next_of(family, limit)
-            if ts is None:
-                continue
-            if gone or first or not self._holds or self._queue.slackened:
-                return Choice(ts, ws, "help", family, self)
-            if worker in state.idle_task_count:
+            if ts := self._next_of(family, limit):
+                if gone or helps:
+                    return Choice(ts, ws, "help", family, self)
                 return Choice(ts, worker, "own", family, self)
         return None
 
@@ -527,11 +524,12 @@ class Lane:
         """Return the first family that nobody has begun and that need not wait."""
         families = self.next
         while (
-            (run := self._top())
-            and families
+            families
+            and (run := self._top(ask=False))
             and priority_of(run[0][0]) < families[-1].priority
         ):
-            self._draw(run)
+            if self._top() is run:
+                self._draw(run)
         n = 0
         while n < len(families):
             ts = families[n].head()
@@ -542,7 +540,7 @@ class Lane:
                 n += 1
             else:
                 return families[n]
-        if run:
+        if run := self._top():
             family = self._draw(run)
             if not self._queue.is_held(family.cells[-1][0]):
                 return family
@@ -596,12 +594,14 @@ class Lane:
             and first_use(ts) < priority_of(after)
         ):
             # What is combined first is not torn
-            while len(cells) > 1 and priority_of(after) < first_use(cells[-1][0]):
+            while True:
                 cell = cells.pop()
                 after = cell[0]
                 made -= output_until_joined(after)[1]
                 self._begin_run(after, cell)
-            last = cells[-1][0]
+                last = cells[-1][0]
+                if len(cells) < 2 or priority_of(after) >= first_use(last):
+                    break
         self._end = end, joins
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))

@@ -44,6 +44,7 @@ from distributed.collections import HeapSet
 from distributed.rootish.backpressure import (
     Outstanding,
     find_consumer,
+    frees,
     loads_much,
     would_wait,
 )
@@ -405,18 +406,6 @@ class RootishQueue(MutableSet["TaskState"]):
                 outstanding = self._outstanding[name] = Outstanding()
             outstanding.add(ts)
 
-    def waits_here(self, ts: TaskState) -> bool:
-        """Whether a task that is ready has to wait for a thread.
-
-        Parameters
-        ----------
-        ts
-            A task that is not queued.
-        """
-        state = self.state
-        queues = ts._queueable and not math.isinf(state.WORKER_SATURATION)
-        return queues and state.is_rootish(ts)
-
     def is_held(self, ts: TaskState) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
@@ -445,8 +434,17 @@ class RootishQueue(MutableSet["TaskState"]):
         limit = self.waiting * self.pool(ts).slots
         output = loads_much(ts)
         if output and len(outstanding.tasks) >= limit:
-            _, consumer = find_consumer(ts, output)
-            if consumer and would_wait(consumer, self.pool(consumer).slots):
+            before, consumer = find_consumer(ts, output)
+            if (
+                before
+                and consumer
+                and would_wait(consumer, self.pool(consumer).slots)
+                # What the count has found of others like it is not asked again
+                and (
+                    consumer.group is outstanding.consumers
+                    or frees(consumer, before, output)
+                )
+            ):
                 return outstanding.is_full(limit, output)
         outstanding.skip(limit)
         return False
@@ -582,6 +580,38 @@ def _may_wait(ts: TaskState, holding: Mapping[str, tuple[float, ...]]) -> bool:
     )
 
 
+def admit(state: SchedulerState, ts: TaskState) -> bool | None:
+    """Queue a task that is ready, if it is root-ish.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state.
+    ts
+        The task, in the state ``waiting`` or ``no-worker``.
+
+    Returns
+    -------
+    bool or None
+        Whether it is queued. None if the queue is not in force, or not for this task.
+    """
+    queue: Any = state.queued
+    if (
+        not isinstance(queue, RootishQueue)
+        or not ts._queueable
+        or math.isinf(state.WORKER_SATURATION)
+    ):
+        return None
+    if not state.is_rootish(ts):
+        return False
+    state.unrunnable.pop(ts, None)
+    if state.validate:
+        state._validate_ready(ts)
+    ts.state = "queued"
+    queue.add(ts)
+    return True
+
+
 def give_out(
     state: SchedulerState, client_msgs: Msgs, worker_msgs: Msgs, stimulus_id: str
 ) -> None:
@@ -600,6 +630,8 @@ def give_out(
         What has led to this.
     """
     queue: Any = state.queued
+    if not isinstance(queue, RootishQueue):
+        return
     while state.idle_task_count and (choice := queue.choose()):
         recs, cmsgs, wmsgs = state._transition(
             choice.task.key, "processing", stimulus_id, choice=choice
