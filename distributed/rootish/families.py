@@ -195,9 +195,7 @@ def _joins(
         if (
             ts.waiting_on
             and len(ts.waiting_on) > 1
-            and not (
-                pieces and pieces.issuperset(itertools.islice(ts.waiting_on, MEMBERS))
-            )
+            and not (pieces and ts.waiting_on <= pieces)
         ):
             yield ts, before
 
@@ -208,7 +206,8 @@ def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState
         dts
         for ts in tasks[:MEMBERS]
         for dts in itertools.islice(ts.dependents, MEMBERS)
-        if pieces.issuperset(itertools.islice(dts.dependencies, MEMBERS))
+        # Sets know the hashes of what is in them
+        if dts.dependencies <= pieces
     ]
     pieces.update(newest)
     return newest
