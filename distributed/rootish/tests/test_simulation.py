@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from dask._task_spec import Task, TaskRef
 
-from distributed import Scheduler
 from distributed.rootish.simulation import (
     REQUEST_NBYTES,
     Cluster,
     Graph,
-    Job,
-    SimulatedWorker,
-    Simulation,
     SimulationError,
 )
-from distributed.rootish.tests.utils import SATURATION
+from distributed.rootish.tests.utils import SATURATION, Noted, Output, simulated
 from distributed.utils_test import gen_test
 
 if TYPE_CHECKING:
@@ -34,39 +30,6 @@ TWO = Cluster(workers=2, bandwidth=1000, latency=0.5)
 NO_QUEUE = {"distributed.scheduler.worker-saturation": math.inf}
 
 
-class Output(NamedTuple):
-    nbytes: int = 100
-    seconds: float = 1.0
-
-
-class Span(NamedTuple):
-    worker: int
-    start: float
-    stop: float
-
-
-class Noted(Simulation):
-    """Notes where and when tasks ran; the keys of ``spans`` are in order."""
-
-    def __init__(self, scheduler: Scheduler, *args: Any, **kwargs: Any):
-        super().__init__(scheduler, *args, **kwargs)
-        self.spans: dict[Key, Span] = {}
-
-    def _finish(self, worker: SimulatedWorker, job: Job, start: float = 0.0) -> None:
-        number = list(self.workers).index(worker.address)
-        self.spans[job.key] = Span(number, start, self.now)
-        super()._finish(worker, job, start)
-
-    @property
-    def fleet(self) -> list[SimulatedWorker]:
-        return list(self.workers.values())
-
-    def runs_on(self, **numbers: int) -> dict[str, dict[Key, Any]]:
-        """Annotations that let tasks run on one worker only."""
-        addresses = list(self.workers)
-        return {"workers": {key: [addresses[n]] for key, n in numbers.items()}}
-
-
 def graph(needs: Mapping[str, str], outputs: str, **more: Any) -> Graph:
     """Tasks and the keys that they need; their order is that of the mapping."""
     tasks: dict[Key, Task] = {
@@ -75,21 +38,6 @@ def graph(needs: Mapping[str, str], outputs: str, **more: Any) -> Graph:
     }
     more = {"order": {key: n for n, key in enumerate(tasks)}, **more}
     return Graph(tasks, outputs.split(), **more)
-
-
-@contextlib.asynccontextmanager
-async def simulated(
-    cluster: Cluster, sizes: Mapping[str, Output] = {}, **more: Any
-) -> AsyncIterator[Noted]:
-    scheduler = Scheduler(dashboard=False, dashboard_address=":0", validate=True)
-    try:
-        simulation = Noted(
-            scheduler, lambda key: sizes.get(str(key), Output()), cluster, **more
-        )
-        simulation.start()
-        yield simulation
-    finally:
-        await scheduler.close()
 
 
 # Order and memory

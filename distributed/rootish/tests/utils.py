@@ -15,6 +15,7 @@ import inspect
 import math
 from collections import Counter, deque
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -22,7 +23,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from dask._task_spec import DataNode, List, Task, TaskRef
@@ -31,6 +32,8 @@ from dask.utils import key_split
 from distributed.diagnostics.memory_recorder import MemoryRecorder
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.rootish import Verdict
+from distributed.rootish.simulation import Cluster, Job, SimulatedWorker, Simulation
+from distributed.scheduler import Scheduler
 from distributed.utils_test import gen_cluster
 from distributed.worker import Worker
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.scheduler import Scheduler, TaskState, TaskStateState
+    from distributed.scheduler import TaskState, TaskStateState
 
 #: Two workers with one thread each: with this saturation two slots on each.
 TWO_WORKERS: list[Any] = [("127.0.0.1", 1)] * 2
@@ -351,3 +354,60 @@ def policy_cluster(
         return test
 
     return decorate
+
+
+class Output(NamedTuple):
+    """What a simulated task gives, in bytes, and takes."""
+
+    nbytes: int = 100
+    seconds: float = 1.0
+
+
+class Span(NamedTuple):
+    """Number of the worker that ran a task, and from when to when."""
+
+    worker: int
+    start: float
+    stop: float
+
+
+class Noted(Simulation):
+    """Notes where and when tasks ran; the keys of ``spans`` are in order of the end."""
+
+    def __init__(self, scheduler: Scheduler, *args: Any, **kwargs: Any):
+        super().__init__(scheduler, *args, **kwargs)
+        self.spans: dict[Key, Span] = {}
+
+    def _finish(self, worker: SimulatedWorker, job: Job, start: float = 0.0) -> None:
+        number = list(self.workers).index(worker.address)
+        self.spans[job.key] = Span(number, start, self.now)
+        super()._finish(worker, job, start)
+
+    @property
+    def fleet(self) -> list[SimulatedWorker]:
+        return list(self.workers.values())
+
+    def runs_on(self, **numbers: int) -> dict[str, dict[Key, Any]]:
+        """Annotations that let tasks run on one worker only."""
+        addresses = list(self.workers)
+        return {"workers": {key: [addresses[n]] for key, n in numbers.items()}}
+
+
+@contextlib.asynccontextmanager
+async def simulated(
+    cluster: Cluster, sizes: Mapping[str, Output] = {}, **more: Any
+) -> AsyncIterator[Noted]:
+    """Simulate a cluster; outputs are given by key, or by prefix."""
+
+    def output(key: Key) -> Output:
+        return sizes.get(str(key)) or sizes.get(key_split(key), Output())
+
+    scheduler = Scheduler(dashboard=False, dashboard_address=":0", validate=True)
+    try:
+        simulation = Noted(
+            scheduler, lambda key: sizes.get(str(key), Output()), cluster, **more
+        )
+        simulation.start()
+        yield simulation
+    finally:
+        await scheduler.close()
