@@ -521,9 +521,11 @@ class Table:
 
     def _name(self, row: Row, width: int) -> str:
         """Return the name, and of how many it is made."""
-        number = f" ({row.number:,d} {self.noun})" if row.number > 1 else ""
-        if len(number) > width - LEAST_NAME:
-            number = f" ({row.number:,d})" if number else ""
+        if row.number == 1:
+            return shorten(row.name, width)
+        number = f" ({row.number:,d} {self.noun})"
+        if len(number) + min(len(row.name), LEAST_NAME) > width:
+            number = f" ({row.number:,d})"
         return shorten(row.name, width - len(number)) + number
 
     def _explained(self, rows: Iterable[Row], width: int) -> Iterator[str]:
