@@ -220,12 +220,8 @@ class ComputationStatus:
     def table(self) -> Table:
         """Return the table of its groups."""
         summary = [self.headline()]
-        if self.at_peak:
-            held = ", ".join(
-                f"{format_bytes(round(nbytes))} {shorten(name, _NAME)}"
-                for name, nbytes in [*self.at_peak.items()][:3]
-            )
-            summary.append(f"Of what was in memory at the peak: {held}.")
+        if held := self.held_at_peak():
+            summary.append(f"In memory at the peak: {held}.")
         if groups := self.overproducing():
             summary.append(
                 "Not held back, and more than the cluster consumes at once: "
@@ -246,15 +242,23 @@ class ComputationStatus:
 
     def facts(self) -> tuple[str, ...]:
         """Return how long it took, its peaks, and what it made, as text."""
-        took = "not done" if self.duration is None else f"{self.duration:.1f} s"
-        if self.running:
-            took = "running"
         return (
-            took,
+            self.took(),
             f"peak {size(self.peak)}",
             f"{size(self.peak_of_worker)} on the fullest worker",
             f"{size(self.nbytes)} made",
         )
+
+    def took(self) -> str:
+        """Return how long it took, as text."""
+        if self.running:
+            return "running"
+        return "not done" if self.duration is None else f"{self.duration:.1f} s"
+
+    def held_at_peak(self) -> str:
+        """Return what held the memory at the peak, as text."""
+        largest = list(self.at_peak.items())[:3]
+        return ", ".join(f"{size(n)} {shorten(name, _NAME)}" for name, n in largest)
 
     def title(self) -> str:
         """Return what it may be known by: the names that made the most bytes."""

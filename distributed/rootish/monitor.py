@@ -309,7 +309,7 @@ class RootishStatus:
                 past.title(),
                 (
                     past.began().partition(" ")[2],
-                    past.facts()[0],
+                    past.took(),
                     f"{past.tasks:,d}",
                     size(past.nbytes),
                     size(past.peak),

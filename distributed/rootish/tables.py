@@ -35,11 +35,12 @@ MORE_PARTS = 5
 WIDTH = 100
 LEAST_WIDTH = 40
 
-#: Room for a name: in a notebook or on a page, in a tooltip, in a sentence, and the
-#: least in a terminal; in columns
+#: Room for a name: in a notebook or on a page, in a tooltip, in a sentence, for which
+#: other columns of a terminal make room, and the least; in columns of a terminal
 NAME = 48
 TOOLTIP = 160
 IN_A_SENTENCE = 80
+ENOUGH_FOR_NAMES = 30
 LEAST_NAME = 12
 
 #: Reasons that are explained below a table, and lines that this takes, at most
@@ -53,14 +54,18 @@ _CUT = "..."
 
 
 def plain_name(name: object) -> str:
-    """Return the name of a group or prefix as text. It can be any part of a key.
+    """Return the name of a group or prefix as text that can be sent and stored.
 
     Parameters
     ----------
     name
-        Such as ``TaskGroup.name``.
+        Such as ``TaskGroup.name``. It can be any part of a key: a number, a tuple, text
+        with halves of surrogate pairs, which cannot be encoded.
     """
-    return name if isinstance(name, str) else repr(name)
+    text = name if isinstance(name, str) else repr(name)
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(text: str) -> str:
@@ -502,7 +507,10 @@ class Table:
         longest = max(longest, columns_of(title))
         spare = [n for n in shown if columns[n].spare]
         for n in sorted(spare, key=lambda n: columns[n].spare, reverse=True):
-            if sum(widths[n] + 2 for n in shown) + min(longest, 2 * LEAST_NAME) > width:
+            if (
+                sum(widths[n] + 2 for n in shown) + min(longest, ENOUGH_FOR_NAMES)
+                > width
+            ):
                 shown.remove(n)
         # What is last may be long, and is cut before the name is
         room = width - sum(widths[n] + 2 for n in shown)

@@ -10,6 +10,7 @@ from playwright.async_api import expect
 from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Event, wait
+from distributed.rootish.tables import ADVICE
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.utils_test import gen_cluster, inc
 
@@ -22,10 +23,10 @@ TASKS_, WAITING, QUEUED, PROCESSING, MEMORY = range(2, 7)
 BYTES, WAITS, REASON = range(7, 10)
 
 HOSTILE = [
-    "<script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'>",
-    '" onmouseover="window.hacked = 1" x=\'',
-    "<%= window.hacked = 1 %>",
+    "a<script>window.hacked = 1</script>",
+    "b<img src=x onerror='window.hacked = 1'>",
+    'c" onmouseover="window.hacked = 1" x=\'',
+    "d<%= window.hacked = 1 %>",
 ]
 
 #: Patience with a slow machine, in milliseconds
@@ -99,7 +100,11 @@ async def test_page(c, s, a, b, browser):
         widths = [(await part.bounding_box())["width"] for part in await parts.all()]
         assert widths[0] > 50
         assert not any(widths[1:])
-        await show(REASON, "It has no inputs and brings data in.")
+        reason = cell(page, "load", REASON)
+        await expect(reason).to_contain_text(
+            "It has no inputs and brings data in.", timeout=PATIENCE
+        )
+        await expect(reason).to_contain_text(ADVICE["root"].text)
         await event.set()
         await wait(loads)
         await show(QUEUED, "0")
