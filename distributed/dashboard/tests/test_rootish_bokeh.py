@@ -415,7 +415,7 @@ async def test_many_groups(c, s):
     assert all(len(name) <= NAME and name.isprintable() for name in shown)
     component.source.selected.indices = [shown.index("load")]
     assert len(component.source.data["name"]) == 3 + page.MAX_PARTS
-    size = len(json.dumps(component.source.data, default=list))
+    size = len(json.dumps(component.source.data, default=lambda x: x.tolist()))
     assert size < 100_000
     assert len((await get(s, "rootish")).body) < 100_000
     assert len((await get(s, "metrics")).body) < 200_000
