@@ -256,7 +256,13 @@ class Explanation:
         What brings in data is what one looks for, and comes first.
         """
         rows = fold(self.groups, self._alike, self._row, attrgetter("name"))
-        return Table(self._summary(), _COLUMNS, rows, queue=self.slots is not None)
+        # What other policies say is the first to be left out of a narrow terminal
+        others = {*POLICIES} - {self.policy}
+        columns = [
+            column._replace(spare=3) if column.title in others else column
+            for column in _COLUMNS
+        ]
+        return Table(self._summary(), columns, rows, queue=self.slots is not None)
 
     def _summary(self) -> list[str]:
         threads = sum(self.nthreads)

@@ -138,7 +138,10 @@ class ComputationStatus:
     peak_of_worker
         The same of the worker that had the most.
     at_peak
-        Name -> bytes of what held the memory at the peak, the largest first.
+        Name -> bytes of what held the memory at the peak, the largest first, and each
+        result once.
+    copies_at_peak
+        Bytes of the same results on further workers.
     nthreads
         Number of threads of all workers.
     slots
@@ -159,6 +162,7 @@ class ComputationStatus:
     peak: float | None
     peak_of_worker: float | None
     at_peak: Mapping[str, float]
+    copies_at_peak: float
     nthreads: int
     slots: int | None
     groups: Sequence[PastGroups]
@@ -258,7 +262,11 @@ class ComputationStatus:
     def held_at_peak(self) -> str:
         """Return what held the memory at the peak, as text."""
         largest = list(self.at_peak.items())[:3]
-        return ", ".join(f"{size(n)} {shorten(name, _NAME)}" for name, n in largest)
+        held = [f"{size(nbytes)} {shorten(name, _NAME)}" for name, nbytes in largest]
+        # Sizes are estimated, so that there may seem to be some where there are none
+        if self.copies_at_peak > 0.05 * (self.peak or 0):
+            held.append(f"{size(self.copies_at_peak)} copies of results")
+        return ", ".join(held)
 
     def title(self) -> str:
         """Return what it may be known by: the names that made the most bytes."""
@@ -269,9 +277,9 @@ class ComputationStatus:
 _PAST = (
     Column("group"),
     Column("tasks", number=True),
-    Column("made", number=True),
+    Column("made", number=True, spare=1),
     Column("peak", number=True),
-    Column("root-ish"),
+    Column("root-ish", spare=2),
     Column("reason"),
 )
 
@@ -362,6 +370,7 @@ class _Record:
     __slots__ = (
         "at_peak",
         "computation",
+        "copies",
         "nthreads",
         "of_names",
         "of_worker",
@@ -374,6 +383,8 @@ class _Record:
     peak: float | None
     of_worker: float | None
     at_peak: Mapping[str, float]
+    #: What the memory was held by beside these, in bytes
+    copies: float
     #: Name -> most bytes of it that were seen in memory
     of_names: dict[str, float]
     nthreads: int
@@ -383,6 +394,7 @@ class _Record:
         self.computation = computation
         self.peak = self.of_worker = None
         self.at_peak = {}
+        self.copies = 0
         self.of_names = {}
         self.nthreads = 0
         self.slots = None
@@ -473,6 +485,7 @@ class History:
             record.of_names = _largest(of_names, MOST_NAMES)
         if higher:
             record.at_peak = _largest(held, 10)
+            record.copies = max((record.peak or 0) - sum(held.values()), 0)
         record.nthreads = self.scheduler.total_nthreads
         record.slots = count_slots(self.scheduler)
 
@@ -506,6 +519,7 @@ class History:
             peak=record.peak,
             peak_of_worker=record.of_worker,
             at_peak=record.at_peak,
+            copies_at_peak=record.copies,
             nthreads=record.nthreads or state.total_nthreads,
             slots=record.slots if record.nthreads else count_slots(state),
             groups=tuple(rows[:MOST_ROWS]),

@@ -291,7 +291,7 @@ class RootishStatus:
         waits = any(group.waits for group in self.groups)
         columns = [*_COLUMNS]
         if waits:
-            columns.insert(-1, Column("waits for", spare=1))
+            columns.insert(-1, Column("waits for", spare=3))
         rows = fold(
             self.groups,
             lambda group: (group.prefix, group.reason),
@@ -379,18 +379,18 @@ _STATES = ("waiting", "queued", "processing", "memory")
 _COLUMNS = (
     Column("group"),
     Column("tasks", number=True),
-    Column("waiting", number=True, spare=5),
-    Column("queued", number=True, spare=3),
-    Column("processing", number=True, spare=4),
-    Column("memory", number=True, spare=2),
+    Column("waiting", number=True, spare=7),
+    Column("queued", number=True, spare=5),
+    Column("processing", number=True, spare=6),
+    Column("memory", number=True, spare=4),
     Column("in memory", number=True),
-    Column("allowed", number=True),
-    Column("root-ish"),
+    Column("allowed", number=True, spare=2),
+    Column("root-ish", spare=1),
     Column("reason"),
 )
 _COMPUTATIONS = (
     Column("computation"),
-    Column("began"),
+    Column("began", spare=4),
     Column("took", number=True),
     Column("tasks", number=True, spare=2),
     Column("made", number=True, spare=1),
@@ -512,7 +512,12 @@ class RootishMonitor:
         state = self.scheduler
         page = "no page, as there is no dashboard"
         server = state.services.get("dashboard")
-        if server is not None:
+        # The server is there for other things as well
+        there = any(
+            "/rootish" in getattr(app, "app_paths", ())
+            for app in state.http_application.applications
+        )
+        if there and server is not None:
             host = get_address_host(state.address) if state.listeners else ""
             try:
                 link = format_dashboard_link(host, server.port)

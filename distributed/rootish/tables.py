@@ -15,7 +15,6 @@ import html
 import importlib.metadata
 import json
 import shutil
-import textwrap
 import unicodedata
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ MORE_PARTS = 5
 
 #: Width of what is printed where there is no terminal, and the least, in columns
 WIDTH = 100
-LEAST_WIDTH = 40
+LEAST_WIDTH = 50
 
 #: Room for a name: in a notebook or on a page, in a tooltip, in a sentence, for which
 #: other columns of a terminal make room, and the least; in columns of a terminal
@@ -659,11 +658,14 @@ def _pad(text: str, width: int, left: bool = False) -> str:
 
 
 def _wrap(text: str, width: int, first: str = "") -> list[str]:
-    """Break a sentence into lines; no name in it is longer than a line."""
-    return textwrap.wrap(
-        printable(text),
-        width,
-        initial_indent=first,
-        subsequent_indent=" " * len(first),
-        break_on_hyphens=False,
-    )
+    """Break a sentence into lines; words that are longer are cut."""
+    indent = " " * len(first)
+    lines, line, new = [], first, True
+    for word in printable(text).split(" "):
+        word = shorten(word, width - len(indent))
+        if not new and columns_of(line) + 1 + columns_of(word) > width:
+            lines.append(line)
+            line, new = indent, True
+        line += word if new else f" {word}"
+        new = False
+    return [*lines, line]

@@ -142,7 +142,9 @@ _WARNING = "background: #fee8c8; border-left: 4px solid #d95f0e; padding: 3px 8p
 
 #: Height of a row of groups, and of the table of computations, in pixels
 _ROW = 44
-_PAST_HEIGHT = 190
+_PAST_HEIGHT = 160
+
+_BYTES_NOW, _BYTES_THEN = "Bytes in memory, allowed", "Most bytes in memory"
 
 #: Field, title, width, and template or None for a number
 _COLUMNS = (
@@ -153,20 +155,23 @@ _COLUMNS = (
     ("queued", "Queued", 55, None),
     ("processing", "Processing", 70, None),
     ("memory", "In memory", 70, None),
-    ("nbytes", "Bytes in memory, allowed", 160, _BYTES),
+    ("nbytes", _BYTES_NOW, 160, _BYTES),
     ("waits", "Queued for", 130, _WAITS),
     ("reason", "Reason, and what to do", 420, _REASON),
 )
+#: Those that mean nothing once a computation is done
+_NOW = (*_STATES, "waits")
+
 _PAST_COLUMNS = (
     ("title", "Computation", 240, _TEXT),
     ("began", "Began", 130, _TEXT),
     ("took", "Took", 70, _TEXT),
     ("tasks", "Tasks", 60, None),
     ("made", "Made", 80, _TEXT),
-    ("peak", "Peak in memory", 90, _TEXT),
-    ("of_worker", "On the fullest worker", 120, _TEXT),
-    ("at_peak", "At the peak", 300, _TEXT),
-    ("outcome", "Held back", 220, _TEXT),
+    ("peak", "Peak in memory", 105, _TEXT),
+    ("of_worker", "On the fullest worker", 140, _TEXT),
+    ("at_peak", "At the peak", 380, _TEXT),
+    ("outcome", "Too much, not held back", 170, _TEXT),
 )
 
 
@@ -262,6 +267,11 @@ class RootishGroups(DashboardComponent):
             lines = _fold(status.groups, queue)
             heading = ""
             wrong = status.overproducing() if status.groups else []
+        for each in self.table.columns:
+            if each.field in _NOW:
+                each.visible = chosen is None
+            if each.field == "nbytes":
+                each.title = _BYTES_NOW if chosen is None else _BYTES_THEN
         problems = {(group.prefix, group.reason) for group in wrong}
         for line in lines:
             line.wrong = line.key in problems
@@ -466,10 +476,7 @@ def _past_columns(past: Iterable[ComputationStatus]) -> dict[str, list[Any]]:
         "peak": [size(each.peak) for each in shown],
         "of_worker": [size(each.peak_of_worker) for each in shown],
         "at_peak": [each.held_at_peak() for each in shown],
-        "outcome": [
-            f"not: {some_names(group.prefix for group in groups)}" if groups else "yes"
-            for groups in wrong
-        ],
+        "outcome": [some_names(group.prefix for group in groups) for groups in wrong],
     }
 
 
