@@ -292,7 +292,7 @@ def _past_row(group: PastGroups) -> Row:
             size(group.nbytes),
             size(group.peak),
             yes_or_no(group.rootish),
-            group.reason or "-",
+            group.reason or "undecided",
         ),
         (group.nbytes, group.tasks),
         group.reason,

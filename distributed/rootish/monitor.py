@@ -422,7 +422,7 @@ def _row(members: Sequence[GroupStatus], waits: bool) -> Row:
             "" if allowed is None else size(allowed),
             yes_or_no(group.rootish),
             *([count_waiting(waiting)] if waits else ()),
-            group.reason or "-",
+            group.reason or "undecided",
         ),
         (nbytes, allowed or 0, tasks),
         group.reason or "undecided",

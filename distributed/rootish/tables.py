@@ -31,7 +31,7 @@ MORE_ROWS = 40
 MORE_PARTS = 5
 
 #: Width of what is printed where there is no terminal, and the least, in columns
-WIDTH = 100
+WIDTH = 120
 LEAST_WIDTH = 50
 
 #: Room for a name: in a notebook or on a page, in a tooltip, in a sentence, for which
@@ -504,13 +504,10 @@ class Table:
         title = self.columns[0].title
         longest = max(columns_of(self._name(row, NAME)) for row in rows)
         longest = max(longest, columns_of(title))
-        spare = [n for n in shown if columns[n].spare]
-        for n in sorted(spare, key=lambda n: columns[n].spare, reverse=True):
-            if (
-                sum(widths[n] + 2 for n in shown) + min(longest, ENOUGH_FOR_NAMES)
-                > width
-            ):
-                shown.remove(n)
+        least = min(longest, ENOUGH_FOR_NAMES)
+        for spare in sorted({column.spare for column in columns} - {0}, reverse=True):
+            if sum(widths[n] + 2 for n in shown) + least > width:
+                shown = [n for n in shown if columns[n].spare != spare]
         # What is last may be long, and is cut before the name is
         room = width - sum(widths[n] + 2 for n in shown)
         if room < LEAST_NAME and not columns[shown[-1]].number:
