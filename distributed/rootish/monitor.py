@@ -396,7 +396,7 @@ _COMPUTATIONS = (
     Column("made", number=True, spare=1),
     Column("peak", number=True),
     Column("of a worker", number=True, spare=3),
-    Column("too much"),
+    Column("overproduced"),
 )
 
 

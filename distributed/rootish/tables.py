@@ -623,8 +623,9 @@ def html_advice(advice: Advice) -> str:
     if "://" in where:
         section = f"<a href='{html.escape(where)}' target='_blank'>{section}</a>"
     else:
-        section = f"<span title='{html.escape(where)}'>{section}</span>"
-    return f"{html.escape(advice.text)} {section}"
+        # No address: the file in the repository
+        section = f"<i>{section}</i> ({html.escape(where.partition('#')[0])})"
+    return f"{html.escape(advice.text)} See {section}"
 
 
 def _html_code(name: str) -> str:
