@@ -199,6 +199,8 @@ class RootishGroups(DashboardComponent):
         self.scheduler = scheduler
         #: What was true of the scheduler when it was looked at last
         self._seen: object = None
+        #: How often it was drawn
+        self._drawn = 0
         #: How many updates to leave out, so that the page does not take too long
         self._rest = 0
         #: Rows that are shown, by what they have in common, and those that are unfolded
@@ -285,8 +287,9 @@ class RootishGroups(DashboardComponent):
         update(self.past, _past_columns(past))
         # Bokeh 3.9.1 and 3.9.2 draw new data only if there are more rows or fewer
         # (bokeh#15328), but always when anything about the view changes
+        self._drawn += 1
         for table in (self.table, self.past_table):
-            table.view.tags = [self.scheduler.transition_counter]
+            table.view.tags = [self._drawn]
 
     def _again(self) -> None:
         """Look again, though nothing has happened."""
