@@ -1,8 +1,9 @@
-"""Take a picture of the dashboard's page on what is held back, while something runs.
+"""Take pictures of the dashboard's page on what is held back, while something runs.
 
-``python -m continuous_integration.benchmarks.page PICTURE`` compares what is read
+``python -m continuous_integration.benchmarks.page FOLDER`` compares what is read
 through opened files with observations that are kept in memory, on the fork that is
-installed. It needs a browser.
+installed. It takes a picture in the middle of that, one afterwards, and one in the
+middle of the same under a policy that does not hold the reads back. It needs a browser.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import dask
 import numpy as np
 from dask import delayed
 
@@ -22,13 +24,23 @@ from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Client, LocalCluster, Scheduler, wait
 
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
 FILES = 6
 STEPS = 40
 OBSERVATIONS = 12
 #: How long it takes to read a chunk, in seconds
 LATENCY = 0.1
 #: Of the window, in pixels
-WIDTH, HEIGHT = 1280, 370
+WIDTH, HEIGHT = 1400, 600
+
+#: Name of a picture -> policy, and whether it is taken afterwards
+PICTURES = {
+    "rootish-page": ("producers", False),
+    "rootish-page-afterwards": ("producers", True),
+    "rootish-page-wrong": ("marked", False),
+}
 
 
 def open_file(number: int) -> str:
@@ -92,19 +104,32 @@ def analysis(observed: Sequence[Any]) -> list[Any]:
 
 async def half_read(scheduler: Scheduler) -> None:
     """Wait until half of the chunks have been read."""
-    while not scheduler.queued:
-        await asyncio.sleep(LATENCY)
-    while len(scheduler.queued) > FILES * STEPS / 2:
+
+    def left() -> int:
+        prefix = scheduler.task_prefixes.get("read_model")
+        if prefix is None:
+            return FILES * STEPS
+        return sum(prefix.states[s] for s in ("waiting", "queued", "processing"))
+
+    while left() > FILES * STEPS / 2:
         await asyncio.sleep(LATENCY)
 
 
-async def take_picture(picture: Path) -> None:
-    """Compute, and take the picture in the middle of it.
+async def forgotten(scheduler: Scheduler) -> None:
+    """Wait until nothing is known of any task."""
+    while scheduler.task_groups:
+        await asyncio.sleep(LATENCY)
+
+
+async def take_pictures(folder: Path, names: Sequence[str]) -> None:
+    """Compute, and take the pictures in the middle of it and afterwards.
 
     Parameters
     ----------
-    picture
-        File that is written, a PNG.
+    folder
+        Where the files are written, each a PNG.
+    names
+        Those of :data:`PICTURES`.
 
     Raises
     ------
@@ -112,6 +137,17 @@ async def take_picture(picture: Path) -> None:
         If there is no browser.
     """
     path = find_browser()
+    folder.mkdir(parents=True, exist_ok=True)
+    async with running_browser(path) as browser:
+        for name in names:
+            policy, afterwards = PICTURES[name]
+            setting = "distributed.scheduler.rootish-policy"
+            with dask.config.set({setting: policy}):
+                await _take_picture(browser, folder / f"{name}.png", afterwards)
+
+
+async def _take_picture(browser: Browser, picture: Path, afterwards: bool) -> None:
+    """Compute on a cluster of its own, and take a picture."""
     async with (
         LocalCluster(
             n_workers=4,
@@ -121,7 +157,6 @@ async def take_picture(picture: Path) -> None:
             asynchronous=True,
         ) as cluster,
         Client(cluster, asynchronous=True) as client,
-        running_browser(path) as browser,
     ):
         scheduler = cluster.scheduler
         page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
@@ -129,20 +164,34 @@ async def take_picture(picture: Path) -> None:
         observed = client.map(observe, range(OBSERVATIONS))
         await wait(observed)
         means = client.compute(analysis(observed))
-        await half_read(scheduler)
+        if afterwards:
+            await client.gather(means)
+            del observed, means
+            await forgotten(scheduler)
+        else:
+            await half_read(scheduler)
         # Drawn after the page has looked at that
         await page.locator(".slick-row code", has_text="read_model").wait_for()
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        if afterwards:
+            await page.get_by_text("What became of").wait_for()
         await page.screenshot(path=picture)
-        await client.gather(means)
+        await page.close()
 
 
 @click.command()
-@click.argument("picture", type=click.Path(dir_okay=False, path_type=Path))
-def main(picture: Path) -> None:
-    """Take a picture of the dashboard's page on what is held back."""
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--only",
+    "names",
+    type=click.Choice(list(PICTURES)),
+    multiple=True,
+    default=list(PICTURES),
+    help="Which picture to take. Can be given more than once.  [default: all]",
+)
+def main(folder: Path, names: Sequence[str]) -> None:
+    """Take pictures of the dashboard's page on what is held back."""
     try:
-        asyncio.run(take_picture(picture))
+        asyncio.run(take_pictures(folder, names))
     except ForkError as error:
         raise click.ClickException(str(error)) from None
 

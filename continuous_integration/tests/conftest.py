@@ -32,7 +32,7 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
     code
         Exit code that it must have
     """
-    foreign = ("DASK_", "PYTHON", "VIRTUAL")
+    foreign = ("DASK_", "PYTHON", "VIRTUAL", "COLUMNS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     result = subprocess.run(
         [str(part) for part in command],

@@ -173,6 +173,7 @@ def test_configuration_is_that_of_the_base_and_ours(
     assert scheduler.pop("rootish-co-assignment") is True
     assert scheduler.pop("rootish-waiting") == 2
     assert scheduler.pop("rootish-warning-interval") == "60s"
+    assert scheduler.pop("rootish-history") == 10
     assert changed == original
     original_lines = theirs[path].splitlines()
     assert [

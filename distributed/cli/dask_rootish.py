@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import logging
 import operator
 import os
 import signal
@@ -244,6 +245,7 @@ def demo(
     help="Number of threads of each worker.  [default: as LocalCluster starts here]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--unfold", is_flag=True, help="Show each group in a row of its own.")
 @click.option(
     "--fail-on-overproduction",
     is_flag=True,
@@ -255,6 +257,7 @@ def explain(
     nworkers: int | None,
     nthreads: int | None,
     as_json: bool,
+    unfold: bool,
     fail_on_overproduction: bool,
 ) -> None:
     """Tell which groups of a computation are root-ish, and why, without running it.
@@ -262,7 +265,8 @@ def explain(
     OBJECT is a collection of dask, a list or tuple of such, or a function that takes
     nothing and returns one. Modules are looked for in the current folder, too.
 
-    With --scheduler, tell what is decided of the groups that a scheduler knows.
+    With --scheduler, tell what is decided of the groups that a scheduler knows, and
+    what became of its last computations.
     """
     if (target is None) == (scheduler is None):
         raise click.UsageError("Give either PACKAGE.MODULE:OBJECT or --scheduler.")
@@ -277,9 +281,15 @@ def explain(
     if as_json:
         click.echo(json.dumps(explanation.to_dict(), indent=2))
     else:
-        click.echo(str(explanation))
+        _print(explanation.to_text(unfold=unfold))
     if fail_on_overproduction and explanation.overproducing():
         sys.exit(OVERPRODUCTION)
+
+
+def _print(text: str) -> None:
+    """Print text with whatever names a user has chosen, in whatever encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _ask(address: str) -> RootishStatus:
@@ -291,7 +301,7 @@ def _ask(address: str) -> RootishStatus:
     from distributed.rootish.monitor import ask_scheduler
     from distributed.security import Security
     from distributed.utils import TimeoutError as NoAnswer
-    from distributed.utils import wait_for
+    from distributed.utils import silence_logging_cmgr, wait_for
 
     timeout = dask.config.get("distributed.comm.timeouts.connect")
 
@@ -303,13 +313,27 @@ def _ask(address: str) -> RootishStatus:
             return await wait_for(ask_scheduler(scheduler), parse_timedelta(timeout))
 
     try:
-        return asyncio.run(ask())
+        # What cannot be read is told in a line, and not where it was found out as well
+        with silence_logging_cmgr(logging.CRITICAL + 1):
+            return asyncio.run(ask())
     except NoAnswer:
         raise click.ClickException(
             f"{address}: no answer within {timeout}; is it the address of a scheduler?"
         ) from None
-    except (OSError, RuntimeError, TypeError, ValueError) as e:
-        raise click.ClickException(f"{address}: {e}") from e
+    except (OSError, RuntimeError) as e:
+        raise click.ClickException(f"{address}: {_line(e)}") from e
+    except Exception as e:
+        # Anything can be at the other end, and send anything
+        raise click.ClickException(
+            f"{address}: no answer of a scheduler ({type(e).__name__}: {_line(e)})"
+        ) from e
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says, in one line that can be printed."""
+    from distributed.rootish.tables import shorten
+
+    return shorten(" ".join(str(error).split()), 300)
 
 
 def _explain(target: str, nworkers: int | None, nthreads: int | None) -> Explanation:

@@ -18,6 +18,10 @@ queue
     When they are given out, in which order, and to whom.
 simulation
     A scheduler that is real, with workers that pretend, in virtual time.
+loading
+    What loads, and how much of it is let through.
+history
+    What became of computations.
 monitor
     What the scheduler has decided so far.
 explanation

@@ -20,6 +20,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask._expr import Expr
@@ -33,6 +34,7 @@ from sortedcontainers import SortedDict
 
 from distributed.collections import HeapSet
 from distributed.core import Status
+from distributed.rootish.history import size, some_names, yes_or_no
 from distributed.rootish.monitor import (
     CHUNKS_PER_SLOT,
     SMALL,
@@ -52,7 +54,7 @@ from distributed.rootish.policy import (
     UNTHROTTLED,
     Verdict,
 )
-from distributed.rootish.tables import html_table, text_table
+from distributed.rootish.tables import Column, Row, Table, fold
 from distributed.scheduler import (
     SchedulerState,
     TaskGroup,
@@ -229,15 +231,38 @@ class Explanation:
         }
 
     def __str__(self) -> str:
-        table = text_table(_HEAD, map(self._row, self.groups), _NUMBERS)
-        return "\n".join([*self._summary(), "", table])
+        return self.to_text()
 
     __repr__ = __str__
 
+    def to_text(self, width: int | None = None, unfold: bool = False) -> str:
+        """Return it as a table for a terminal.
+
+        Parameters
+        ----------
+        width
+            Of the terminal, in columns; its own if it is not given.
+        unfold
+            Whether to show each group by itself.
+        """
+        return self.table().to_text(width, unfold)
+
     def _repr_html_(self) -> str:
-        # What brings in data is what one looks for
-        first = sorted(self.groups, key=lambda group: not group.brings_data)
-        return html_table(self._summary(), _HEAD, [*map(self._row, first)])
+        return self.table().to_html()
+
+    def table(self) -> Table:
+        """Return the table of the groups, those that were judged alike in one row.
+
+        What brings in data is what one looks for, and comes first.
+        """
+        rows = fold(self.groups, self._alike, self._row, attrgetter("name"))
+        # What other policies say is the first to be left out of a narrow terminal
+        others = {*POLICIES} - {self.policy}
+        columns = [
+            column._replace(spare=3) if column.title in others else column
+            for column in _COLUMNS
+        ]
+        return Table(self._summary(), columns, rows, queue=self.slots is not None)
 
     def _summary(self) -> list[str]:
         threads = sum(self.nthreads)
@@ -252,29 +277,50 @@ class Explanation:
         if groups := self.overproducing():
             lines.append(
                 "not held back, and more than the cluster consumes at once: "
-                + ", ".join(group.name for group in groups)
+                + some_names(group.prefix for group in groups)
             )
         return lines
 
-    def _row(self, group: GroupExplanation) -> tuple[str, ...]:
-        mark = f"{group.marked:.0%}"
-        if group.marked in (0, 1):
-            mark = "yes" if group.marked else "no"
-        nbytes = "?" if group.nbytes is None else format_bytes(round(group.nbytes))
-        return (
-            group.name,
-            str(group.tasks),
-            f"{group.dependency_tasks} in {group.dependency_groups}",
-            mark,
-            nbytes,
-            *("yes" if group.verdicts[name].rootish else "no" for name in POLICIES),
-            group.verdicts[self.policy].explanation,
+    def _alike(self, group: GroupExplanation) -> tuple[Any, ...]:
+        """Return what groups of one row have in common."""
+        rootish = tuple(group.verdicts[policy].rootish for policy in POLICIES)
+        return group.prefix, group.verdicts[self.policy], rootish, group.nbytes is None
+
+    def _row(self, groups: Sequence[GroupExplanation]) -> Row:
+        group = groups[0]
+        tasks = sum(each.tasks for each in groups)
+        marked = sum(each.marked * each.tasks for each in groups) / tasks
+        mark = yes_or_no(bool(marked)) if marked in (0, 1) else f"{marked:.0%}"
+        nbytes = None
+        if group.nbytes is not None:
+            nbytes = sum((each.nbytes or 0) * each.tasks for each in groups)
+        inputs = sum(each.dependency_tasks for each in groups)
+        verdict = group.verdicts[self.policy]
+        return Row(
+            group.prefix,
+            (
+                f"{tasks:,d}",
+                f"{inputs:,d} in {sum(each.dependency_groups for each in groups):,d}",
+                mark,
+                size(None if nbytes is None else nbytes / tasks),
+                *(yes_or_no(group.verdicts[name].rootish) for name in POLICIES),
+                verdict.reason,
+            ),
+            (group.brings_data, nbytes or 0, tasks),
+            verdict.reason,
+            verdict.explanation,
         )
 
 
-_HEAD = ("group", "tasks", "inputs", "mark", "output", *POLICIES, "reason")
-#: Columns that are numbers
-_NUMBERS = frozenset({1, 2, 4})
+_COLUMNS = (
+    Column("group"),
+    Column("tasks", number=True),
+    Column("inputs", number=True, spare=2),
+    Column("mark", spare=1),
+    Column("output", number=True),
+    *map(Column, POLICIES),
+    Column("reason"),
+)
 
 
 def explain(collections: Sequence[Any], nthreads: Sequence[int]) -> Explanation:

@@ -1,11 +1,13 @@
 """What the scheduler has decided of task groups so far, and what that does to memory.
 
 The verdicts are kept with the groups by the policy (see :mod:`distributed.rootish`), so
-that looking at them costs nothing as long as nobody looks, and nothing is kept for
-groups that the scheduler has forgotten. On top of them are
+that looking at them costs nothing as long as nobody looks. On top of them are
 
 - the state of all groups, for :meth:`distributed.Client.rootish`, the dashboard and
   Prometheus;
+- what became of the last computations, after their groups are forgotten; see
+  :mod:`distributed.rootish.history`;
+- a line in the scheduler's log at its start;
 - a line in the scheduler's log when something loads more than the cluster can hold,
   because it is not held back.
 
@@ -15,45 +17,57 @@ To add up the tasks would cost as much as there are tasks.
 
 from __future__ import annotations
 
+import html
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.utils import format_bytes, parse_timedelta
 from tornado.ioloop import PeriodicCallback
 
+import distributed
+from distributed.comm.addressing import get_address_host
 from distributed.metrics import monotonic
-from distributed.rootish.policy import (
-    DATA_PRICE,
-    DEAR,
-    EDGE,
-    FEW,
-    NOT_COUNTED,
-    RESTRICTED,
-    THROTTLED,
-    Verdict,
-    mean_output,
+from distributed.rootish.history import (
+    ComputationStatus,
+    History,
+    PastGroups,
+    known_fields,
+    size,
+    yes_or_no,
 )
+from distributed.rootish.loading import CHUNKS_PER_SLOT as CHUNKS_PER_SLOT
+from distributed.rootish.loading import SMALL as SMALL
+from distributed.rootish.loading import brings_data, find_loaders
+from distributed.rootish.loading import chunks_let_through as chunks_let_through
+from distributed.rootish.loading import count_slots as count_slots
+from distributed.rootish.policy import Verdict, mean_output
 from distributed.rootish.queue import WAITS, RootishQueue
-from distributed.rootish.tables import html_table, text_table
+from distributed.rootish.tables import (
+    IN_A_SENTENCE,
+    NO_QUEUE,
+    Column,
+    Row,
+    Table,
+    advice_on,
+    fold,
+    plain_name,
+    shorten,
+)
+from distributed.utils import format_dashboard_link
 
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.scheduler import Scheduler, SchedulerState, TaskGroup
 
 logger = logging.getLogger(__name__)
-
-#: What is loaded at once where loading is held back, for each slot: the chunk that is
-#: being loaded and the one that is being consumed.
-CHUNKS_PER_SLOT = 2
-
-#: What is not counted among the chunks: an output that is smaller than this part of the
-#: largest.
-SMALL = 0.01
+#: For what is no warning: those who count warnings listen to the other
+_log = logging.getLogger("distributed.rootish")
 
 #: How often groups are looked at for a warning, in seconds
 CHECK_INTERVAL = 1
@@ -61,19 +75,11 @@ CHECK_INTERVAL = 1
 #: How often is looked whether what is held back waits for nothing, in seconds
 SLACKEN_INTERVAL = 0.2
 
-#: What helps where a group that brings in data is not held back
-HINTS: Mapping[Verdict, str] = {
-    RESTRICTED: "Submit it together with what consumes it, so that the scheduler knows "
-    "from the start that its output is needed.",
-    FEW: "Holding back so few tasks changes nothing: load smaller chunks.",
-    DEAR: "Let it depend on paths or opened files rather than on data, or scatter what "
-    "all of it needs with `broadcast=True`.",
-    EDGE: "Load in tasks that do not depend on parts of large data.",
-    THROTTLED: "Open and load in one task.",
-    NOT_COUNTED: "Set `distributed.scheduler.rootish-policy` to `producers`, or raise "
-    "`distributed.scheduler.rootish-taskgroup` and `rootish-taskgroup-dependencies` "
-    "above the number of its dependencies.",
-}
+#: How often the memory of the workers is looked at, in seconds
+LOOK_INTERVAL = 0.1
+
+#: Past computations that are shown until they are unfolded
+PAST = 5
 
 #: What tasks wait for, by the reason: of one and of several
 _WAITS_FOR: Mapping[str, tuple[str, str]] = {
@@ -85,50 +91,6 @@ _WAITS_FOR: Mapping[str, tuple[str, str]] = {
     "backpressure": ("consumers of what is loaded", "consumers of what is loaded"),
     "restrictions": ("the workers that may run it", "the workers that may run them"),
 }
-
-NO_QUEUE_HINT = (
-    "Nothing is queued: set `distributed.scheduler.worker-saturation` to 1.1."
-)
-
-
-def count_slots(state: SchedulerState) -> int | None:
-    """Return how many root-ish tasks the workers are given at once.
-
-    Parameters
-    ----------
-    state
-        Knows the workers and ``distributed.scheduler.worker-saturation``.
-
-    Returns
-    -------
-    int or None
-        None if the settings turn queuing off.
-    """
-    # Circular dependencies
-    from distributed.scheduler import _task_slots_available
-
-    saturation = state.WORKER_SATURATION
-    if math.isinf(saturation):
-        return None
-    return sum(
-        _task_slots_available(ws, saturation)
-        + len(ws.processing)
-        - len(ws.long_running)
-        for ws in state.running
-    )
-
-
-def chunks_let_through(slots: int | None, nthreads: int) -> int:
-    """Return how many chunks would be in memory at once if all loading were held back.
-
-    Parameters
-    ----------
-    slots
-        Root-ish tasks that the workers are given at once, None if there is no queue.
-    nthreads
-        Number of threads of all workers; without a queue, one counts as a slot.
-    """
-    return CHUNKS_PER_SLOT * (nthreads if slots is None else slots)
 
 
 @dataclass(frozen=True)
@@ -211,6 +173,9 @@ class RootishStatus:
         Number of tasks that are held back.
     groups
         One for each group that the scheduler knows, the oldest first.
+    computations
+        What became of the last computations, the newest first; as many as
+        ``distributed.scheduler.rootish-history`` says.
     """
 
     policy: str
@@ -218,31 +183,46 @@ class RootishStatus:
     slots: int | None
     queued: int
     groups: Sequence[GroupStatus]
+    computations: Sequence[ComputationStatus] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RootishStatus:
-        """Make it of what :meth:`to_dict` has returned.
+        """Make it of what :meth:`to_dict` has returned, or that of another version.
 
         Parameters
         ----------
         data
             Plain types.
-        """
-        groups = tuple(GroupStatus(**group) for group in data["groups"])
-        return cls(**{**data, "groups": groups})
 
-    def overproducing(self) -> list[GroupStatus]:
+        Raises
+        ------
+        TypeError
+            If these are not the verdicts of a scheduler.
+        """
+        known = known_fields(cls, data)
+        known["groups"] = tuple(
+            GroupStatus(**known_fields(GroupStatus, group)) for group in known["groups"]
+        )
+        known["computations"] = tuple(
+            map(ComputationStatus.from_dict, known.get("computations", ()))
+        )
+        return cls(**known)
+
+    def overproducing(self) -> list[GroupStatus | PastGroups]:
         """Return the groups that bring in data and are not held back, if too many.
 
-        Too many are more tasks than would be let through if they were held back.
+        Too many are more tasks than would be let through if they were held back. If the
+        scheduler knows no groups any more, it is asked of the last computation.
         """
+        if not self.groups and self.computations:
+            return [*self.computations[0].overproducing()]
         groups = [
             group
             for group in self.groups
             if group.brings_data and not (group.rootish and self.slots is not None)
         ]
         bound = chunks_let_through(self.slots, self.nthreads)
-        return groups if sum(group.tasks for group in groups) > bound else []
+        return [*groups] if sum(group.tasks for group in groups) > bound else []
 
     def waits(self) -> Counter[str]:
         """Return why tasks wait -> how many; see :class:`GroupStatus`."""
@@ -252,18 +232,97 @@ class RootishStatus:
         return waits
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the same in plain types, as for JSON."""
-        groups = [group.to_dict() for group in self.groups]
-        return {**vars(self), "groups": groups}
+        """Return all of it in plain types, as for JSON, with what to do."""
+        reasons = {group.reason for group in self.groups}
+        for past in self.computations:
+            reasons.update(group.reason for group in past.groups)
+        queue = self.slots is not None
+        return {
+            **vars(self),
+            "groups": [group.to_dict() for group in self.groups],
+            "computations": [past.to_dict() for past in self.computations],
+            "advice": {
+                reason: str(advice)
+                for reason in sorted(filter(None, reasons))
+                if (advice := advice_on(reason, queue))
+            },
+        }
 
     def __str__(self) -> str:
-        head, rows = self._table()
-        return "\n".join([*self._summary(), "", text_table(head, rows, _NUMBERS)])
+        return self.to_text()
 
     __repr__ = __str__
 
+    def to_text(self, width: int | None = None, unfold: bool = False) -> str:
+        """Return it as tables for a terminal.
+
+        Parameters
+        ----------
+        width
+            Of the terminal, in columns; its own if it is not given.
+        unfold
+            Whether to show each group and each computation by itself.
+        """
+        tables = [self.table()]
+        if self.computations and not self.groups:
+            tables.append(self.computations[0].table())
+        if len(self.computations) > 1 or (self.groups and self.computations):
+            tables.append(self._past(self.computations if unfold else None))
+        return "\n\n".join(table.to_text(width, unfold) for table in tables)
+
     def _repr_html_(self) -> str:
-        return html_table(self._summary(), *self._table())
+        text = self.table().to_html()
+        for n, past in enumerate(self.computations):
+            shown = " open" if not n and not self.groups else ""
+            title = html.escape(f"{past.headline()} ({past.title()})")
+            if n < PAST or not text:
+                text += (
+                    f"<details{shown}><summary>{title}</summary>"
+                    f"{past.table().to_html()}</details>"
+                )
+        return text
+
+    def table(self) -> Table:
+        """Return the table of the groups that the scheduler knows.
+
+        Those of one name that were judged alike are one row. What tasks wait for is in
+        it only if some do.
+        """
+        waits = any(group.waits for group in self.groups)
+        columns = [*_COLUMNS]
+        if waits:
+            columns.insert(-1, Column("waits for", spare=3))
+        rows = fold(
+            self.groups,
+            lambda group: (group.prefix, group.reason),
+            lambda members: _row(members, waits),
+            attrgetter("name"),
+        )
+        return Table(self._summary(), columns, rows, queue=self.slots is not None)
+
+    def _past(self, computations: Sequence[ComputationStatus] | None) -> Table:
+        """Return the table of computations, a row for each; the last few of them."""
+        shown = self.computations[:PAST] if computations is None else computations
+        left_out = len(self.computations) - len(shown)
+        rows = [
+            Row(
+                past.title(),
+                (
+                    past.began().partition(" ")[2],
+                    past.took(),
+                    f"{past.tasks:,d}",
+                    size(past.nbytes),
+                    size(past.peak),
+                    size(past.peak_of_worker),
+                    "yes" if past.overproducing() else "no",
+                ),
+            )
+            for past in shown
+        ]
+        summary = "Computations, the last one first"
+        if left_out:
+            summary += f"; {left_out:,d} earlier ones are left out"
+        return Table([summary], _COMPUTATIONS, rows)
 
     def _summary(self) -> list[str]:
         slots = "no queue" if self.slots is None else f"{self.slots} slots"
@@ -275,12 +334,6 @@ class RootishStatus:
         if sentence := waits_for(self.waits()):
             summary.append(sentence)
         return summary
-
-    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
-        """Return the titles and the rows; what tasks wait for only if some do."""
-        waits = any(group.waits for group in self.groups)
-        head = (*_HEAD[:-1], "waits for", *_HEAD[-1:]) if waits else _HEAD
-        return head, [_row(group, waits) for group in self.groups]
 
 
 def waits_for(waiting: Mapping[str, int]) -> str:
@@ -322,22 +375,57 @@ def count_waiting(waiting: Mapping[str, int]) -> str:
 
 
 _STATES = ("waiting", "queued", "processing", "memory")
-_HEAD = ("group", "tasks", *_STATES, "in memory", "allowed", "root-ish", "reason")
-#: Columns that are numbers
-_NUMBERS = frozenset(range(1, 8))
+
+_COLUMNS = (
+    Column("group"),
+    Column("tasks", number=True),
+    Column("waiting", number=True, spare=7),
+    Column("queued", number=True, spare=5),
+    Column("processing", number=True, spare=6),
+    Column("memory", number=True, spare=4),
+    Column("in memory", number=True),
+    Column("allowed", number=True, spare=2),
+    Column("root-ish", spare=1),
+    Column("reason"),
+)
+_COMPUTATIONS = (
+    Column("computation"),
+    Column("began", spare=4),
+    Column("took", number=True),
+    Column("tasks", number=True, spare=2),
+    Column("made", number=True, spare=1),
+    Column("peak", number=True),
+    Column("of a worker", number=True, spare=3),
+    Column("overproduced"),
+)
 
 
-def _row(group: GroupStatus, waits: bool) -> tuple[str, ...]:
-    """Return the cells of a group; with what its tasks wait for, or without."""
-    rootish = "?" if group.rootish is None else "yes" if group.rootish else "no"
-    return (
-        group.name,
-        str(group.tasks),
-        *(str(group.states.get(state, 0)) for state in _STATES),
-        "?" if group.output is None else format_bytes(round(group.nbytes)),
-        "" if group.allowed is None else format_bytes(round(group.allowed)),
-        rootish,
-        *([count_waiting(group.waits)] if waits else ()),
+def _row(members: Sequence[GroupStatus], waits: bool) -> Row:
+    """Return the row of groups; with what their tasks wait for, or without."""
+    group = members[0]
+    states: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+    for member in members:
+        states.update(member.states)
+        waiting.update(member.waits)
+    nbytes = sum(member.nbytes for member in members)
+    known = any(member.output is not None for member in members)
+    # One queue serves all of them
+    allowed = max((m.allowed for m in members if m.allowed is not None), default=None)
+    tasks = sum(member.tasks for member in members)
+    return Row(
+        group.prefix,
+        (
+            f"{tasks:,d}",
+            *(f"{states[state]:,d}" for state in _STATES),
+            size(nbytes if known else None),
+            "" if allowed is None else size(allowed),
+            yes_or_no(group.rootish),
+            *([count_waiting(waiting)] if waits else ()),
+            group.reason or "undecided",
+        ),
+        (nbytes, allowed or 0, tasks),
+        group.reason or "undecided",
         group.explanation or "Not decided yet.",
     )
 
@@ -348,20 +436,33 @@ class RootishMonitor:
     Parameters
     ----------
     scheduler
-        Gets a handler ``rootish`` that returns :meth:`status` in plain types, and,
-        unless ``distributed.scheduler.rootish-warning-interval`` is null, a periodic
-        callback.
+        Gets a handler ``rootish`` that returns :meth:`status` in plain types, and
+        periodic callbacks: one that looks at the memory of the workers, and, unless
+        ``distributed.scheduler.rootish-warning-interval`` is null, one that warns.
 
     Raises
     ------
     ValueError
-        If that setting is no time.
+        If that setting is no time, or ``distributed.scheduler.rootish-history`` no
+        number of computations.
+
+    Attributes
+    ----------
+    history
+        What became of the last computations.
     """
+
+    history: History
 
     def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
+        self.history = History(scheduler)
         self._warned_at = -math.inf
+        self._introduced = False
         scheduler.handlers["rootish"] = self._get_status
+        scheduler.periodic_callbacks["rootish-history"] = PeriodicCallback(
+            self.look, LOOK_INTERVAL * 1000
+        )
         scheduler.periodic_callbacks["rootish-backpressure"] = PeriodicCallback(
             self.slacken, SLACKEN_INTERVAL * 1000
         )
@@ -384,24 +485,62 @@ class RootishMonitor:
         state = self.scheduler
         slots = count_slots(state)
         groups = list(state.task_groups.values())
-        loaders = {
-            tg: output
-            for tg in groups
-            if (output := mean_output(tg)) is not None and brings_data(tg, output)
-        }
+        loaders = find_loaders(groups)
         waits = why_waiting(state)
-        # What is small beside the chunks is a handle
-        least = SMALL * max(loaders.values(), default=0)
         return RootishStatus(
             policy=state.rootish_policy.name,
             nthreads=state.total_nthreads,
             slots=slots,
             queued=len(state.queued),
             groups=tuple(
-                group_status(tg, slots, loaders.get(tg, -1) >= least, waits.get(tg, {}))
+                group_status(tg, slots, tg in loaders, waits.get(tg, {}))
                 for tg in groups
             ),
+            computations=self.history.status(),
         )
+
+    def look(self) -> None:
+        """Look at the memory of the workers, and the first time, say who is here."""
+        if not self._introduced:
+            # Not before the scheduler has started: then its page has an address
+            self._introduced = True
+            _log.info(self._introduction())
+        self.history.look()
+
+    def _introduction(self) -> str:
+        """Return which version decides by which policy, and where to see it."""
+        state = self.scheduler
+        page = "no page, as there is no dashboard"
+        server = state.services.get("dashboard")
+        # The server is there for other things as well
+        there = any(
+            "/rootish" in getattr(app, "app_paths", ())
+            for app in state.http_application.applications
+        )
+        if there and server is not None:
+            host = get_address_host(state.address) if state.listeners else ""
+            try:
+                link = format_dashboard_link(host, server.port)
+            except KeyError:
+                # As it says in the log already
+                link = f":{server.port}/status"
+            page = f"page {link.removesuffix('/status')}/rootish"
+        return (
+            f"distributed {distributed.__version__} holds back root-ish tasks: policy "
+            f"{state.rootish_policy.name}, {page}"
+        )
+
+    def _to_dict(self, *, exclude: Container[str] = ()) -> dict[str, Any]:
+        """Return what is in a dump of the cluster's state, beside the groups."""
+        return {
+            "policy": self.scheduler.rootish_policy.name,
+            "slots": count_slots(self.scheduler),
+            "decisions": {
+                verdict.reason: count
+                for verdict, count in self.scheduler.rootish_policy.decisions.items()
+            },
+            "computations": [past.to_dict() for past in self.history.status()],
+        }
 
     async def _get_status(self) -> dict[str, Any]:
         """Answer a client."""
@@ -484,32 +623,19 @@ class RootishMonitor:
         """Put a warning into words."""
         verdict = tg.rootish_facts.verdict
         assert verdict is not None
-        hint = NO_QUEUE_HINT if verdict.rootish else HINTS[verdict]
+        advice = NO_QUEUE if verdict.rootish else advice_on(verdict.reason)
+        prefix, name = (
+            shorten(plain_name(each), IN_A_SENTENCE)
+            for each in (tg.prefix.name, tg.name)
+        )
         return (
-            f"Tasks of {tg.prefix.name!r} are about to load {format_bytes(nbytes)} "
+            f"Tasks of '{prefix}' are about to load {format_bytes(nbytes)} "
             f"into a cluster with {format_bytes(limit)} of memory, since their group "
-            f"{tg.name!r} is not held back. Reason ({verdict.reason}): "
-            f"{verdict.explanation} {hint} (Set "
+            f"'{name}' is not held back. Reason ({verdict.reason}): "
+            f"{verdict.explanation} {advice or ''} (Set "
             "`distributed.scheduler.rootish-warning-interval` to null to turn this "
             "warning off.)"
         )
-
-
-def brings_data(tg: TaskGroup, output: float) -> bool:
-    """Whether tasks of a group bring data into the cluster.
-
-    Parameters
-    ----------
-    tg
-        The group.
-    output
-        Mean output of its tasks in bytes.
-    """
-    verdict = tg.rootish_facts.verdict
-    if verdict is None or not (verdict.rootish or verdict in HINTS):
-        return False
-    inputs = sum(other.nbytes_total for other in tg.dependencies if other is not tg)
-    return inputs <= DATA_PRICE * output * len(tg)
 
 
 def why_waiting(state: SchedulerState) -> Mapping[TaskGroup, Mapping[str, int]]:
@@ -559,8 +685,8 @@ def group_status(
     if verdict and verdict.rootish and slots is not None and output is not None:
         allowed = CHUNKS_PER_SLOT * slots * output
     return GroupStatus(
-        name=tg.name,
-        prefix=tg.prefix.name,
+        name=plain_name(tg.name),
+        prefix=plain_name(tg.prefix.name),
         tasks=len(tg),
         states={state: number for state, number in tg.states.items()},
         waits=dict(waits),

@@ -45,7 +45,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -322,6 +322,26 @@ class GroupFacts:
         if self.verdict:
             decisions[self.verdict] = decisions.get(self.verdict, 0) + self.count
         return decisions
+
+    def _to_dict(self, *, exclude: Container[str] = ()) -> dict[str, Any]:
+        """Return what is in a dump of the cluster's state.
+
+        Parameters
+        ----------
+        exclude
+            Names of attributes that are left out.
+        """
+        verdict = self.verdict
+        facts = {
+            name: getattr(self, name)
+            for name in sorted(self.__slots__)
+            if not name.startswith("_")
+        }
+        facts["verdict"] = asdict(verdict) if verdict else None
+        facts["decisions"] = {
+            verdict.reason: count for verdict, count in self.decisions.items()
+        }
+        return {name: fact for name, fact in facts.items() if name not in exclude}
 
     def change(self, verdict: Verdict) -> bool:
         """Note a verdict other than the last; return whether the group never had it."""

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,12 @@ from distributed.rootish.demo import (
     Run,
 )
 from distributed.rootish.tests.utils import SATURATION
-from distributed.utils_test import captured_logger, gen_cluster, inc
+from distributed.utils_test import (
+    async_poll_for,
+    captured_logger,
+    gen_cluster,
+    inc,
+)
 
 # netCDF4 and NumPy for Python 3.10; NumPy says that this warning is harmless.
 pytestmark = pytest.mark.filterwarnings("ignore:numpy.ndarray size changed")
@@ -832,6 +838,124 @@ def test_explain_what_does_not_answer():
     [line] = error_lines(result)
     assert f"{address}: " in line
     assert "500ms" in line
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        bytes(1000),
+        b"\xff" * 1000,
+        # Three frames of some bytes
+        b"\x03" + bytes(7) + 3 * (b"\x05" + bytes(7)) + b"garbage, and more of it",
+        # A message of one frame that is no dictionary
+        (17).to_bytes(8, "little")
+        + (1).to_bytes(8, "little")
+        + (1).to_bytes(8, "little")
+        + b"\x01",
+    ],
+    ids=["http", "zeros", "ones", "frames", "message"],
+)
+def test_explain_what_sends_garbage(garbage, capfd):
+    """It is told in a line what is wrong, and nothing of where that was found out."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(garbage)
+                        # Until the other side has had enough
+                        while connection.recv(1000):
+                            pass
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with config.set({"distributed.comm.timeouts.connect": "2s"}):
+            result = dask("explain", "--scheduler", address)
+    assert result.exit_code == 1
+    # Whatever it raises, click makes a message of it
+    assert isinstance(result.exception, SystemExit)
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"Error: {address}: ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["a list"],
+        "text",
+        {"groups": []},
+        {"groups": 5, "policy": "", "nthreads": 1, "slots": 1, "queued": 0},
+        {"groups": [{}], "policy": "", "nthreads": 1, "slots": 1, "queued": 0},
+    ],
+)
+@gen_cluster(nthreads=[])
+async def test_explain_what_is_no_verdict(s, answer):
+    """Such as that of a version that has others."""
+    s.handlers["rootish"] = lambda: answer
+    result = await ask(s)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"Error: {s.address}: no answer of a scheduler (TypeError: ")
+
+
+@gen_cluster(client=True, nthreads=[("", 1)], config=SATURATION)
+async def test_explain_scheduler_of_another_version(c, s, a):
+    """What it does not say is left out, and what it says beyond that."""
+    await wait(c.map(inc, range(20)))
+    status = s.extensions["rootish"].status().to_dict()
+    del status["computations"]
+    status["news"] = status["groups"][0]["news"] = 1
+    s.handlers["rootish"] = lambda: status
+    result = await ask(s)
+    assert result.exit_code == 0, result.output
+    assert "1 groups, 1 of them root-ish" in result.stdout
+
+
+@gen_cluster(client=True, nthreads=[("", 1)], config=SATURATION)
+async def test_explain_scheduler_afterwards(c, s, a):
+    await c.gather(c.map(inc, range(20)))
+    await async_poll_for(lambda: not s.task_groups, timeout=10)
+    result = await ask(s)
+    assert result.exit_code == 0, result.output
+    assert "0 groups" in result.stdout
+    assert "20 tasks" in result.stdout
+    assert "It has no inputs and brings data in." in result.stdout
+    result = await ask(s, "--json")
+    [past] = json.loads(result.stdout)["computations"]
+    assert past["tasks"] == 20
+
+
+@gen_cluster(client=True, nthreads=[("", 1)], config=SATURATION)
+async def test_explain_scheduler_unfolded(c, s, a):
+    names = [f"read-{n:032x}" for n in range(30)]
+    futures = [c.submit(inc, n, key=(name, 0)) for n, name in enumerate(names)]
+    await wait(futures)
+    result = await ask(s)
+    # The first few were judged before the others were there
+    assert re.search(r"^read \(2\d groups\) ", result.stdout, re.MULTILINE)
+    assert names[-1][-6:] not in result.stdout
+    result = await ask(s, "--unfold")
+    for name in names:
+        assert name[-6:] in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_any_name_can_be_printed(encoding):
+    """Whatever a user calls it, and wherever it is printed to."""
+    code = (
+        "import sys\n"
+        "from distributed.cli.dask_rootish import _print\n"
+        "_print('\\ud800 \\u044f')\n"
+    )
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    output = subprocess.check_output([sys.executable, "-c", code], env=env)
+    assert b"\\ud800" in output
 
 
 @pytest.mark.parametrize(

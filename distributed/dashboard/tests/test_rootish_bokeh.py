@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import itertools
 import json
 import math
@@ -14,13 +15,16 @@ import pytest
 pytest.importorskip("bokeh")
 
 from bokeh.models.widgets import HTMLTemplateFormatter
+from dask._task_spec import Task
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from distributed import Event, wait
 from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
+from distributed.rootish import tables
 from distributed.rootish.monitor import CHUNKS_PER_SLOT, RootishMonitor
 from distributed.rootish.queue import WAITS
+from distributed.rootish.tables import ADVICE, NAME
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.utils_test import async_poll_for, gen_cluster, inc
@@ -208,7 +212,7 @@ async def test_most_important_first(c, s, a, b, monkeypatch):
     component.update()
     assert list(rows(component)) == ["active", *reversed(names)]
 
-    monkeypatch.setattr(page, "MAX_GROUPS", 3)
+    monkeypatch.setattr(page, "MAX_ROWS", 3)
     capped = RootishGroups(s)
     capped.update()
     assert list(rows(capped)) == ["active", "largest", "large"]
@@ -275,7 +279,7 @@ async def test_slow_looks_are_rare(c, s, a, b, looks, monkeypatch):
 @two_workers
 async def test_names_are_escaped(c, s, a, b):
     """A key is in no text that is HTML; templates escape it."""
-    name = "<img src=x onerror=alert(1)>"
+    name = "x<img src=x onerror=alert(1)>"
     await wait(c.submit(inc, 1, key=(name, 0)))
     component = RootishGroups(s)
     component.update()
@@ -288,13 +292,134 @@ async def test_names_are_escaped(c, s, a, b):
         if isinstance(column.formatter, HTMLTemplateFormatter)
     }
     for field in ("name", "reason"):
-        assert re.findall(r"<%(.)", templates[field]) == ["-", "-"]
+        assert "=" not in set(re.findall(r"<%(.) (?!wrong|linked)", templates[field]))
     # The others have nothing but what the page itself has made
     for field in set().union(
         *(re.findall(r"<%= (\w+)", t) for t in templates.values())
     ):
         column = "verdict" if field == "value" else field
         assert name not in map(str, data[column])
+
+
+@two_workers
+async def test_groups_of_one_name_are_one_row(c, s, a, b):
+    """It unfolds when it is clicked, and folds again."""
+    names = [f"load-{n:032x}" for n in range(3 * page.MAX_PARTS)]
+    futures = [c.submit(load, n, key=(name, 0)) for n, name in enumerate(names)]
+    other = c.submit(inc, 1, key=("other", 0))
+    await wait([*futures, other])
+    component = RootishGroups(s)
+    component.update()
+    # The first few were judged before the others were there
+    folded = [name for name in component.source.data["name"] if name != "other"]
+    assert set(folded) == {"load"}
+    assert len(folded) <= 2
+    tasks = list(component.source.data["tasks"])
+    row = tasks.index(max(tasks))
+    assert f"{max(tasks)} groups" in component.source.data["unfold"][row]
+
+    component.source.selected.indices = [row]
+    assert not component.source.selected.indices
+    shown = component.source.data["name"]
+    assert len(shown) == len(folded) + 1 + page.MAX_PARTS
+    assert {name[-10:] for name in shown[row + 1 :][: page.MAX_PARTS]} <= {
+        name[-10:] for name in names
+    }
+    component.source.selected.indices = [row]
+    assert len(component.source.data["name"]) == len(folded) + 1
+
+
+@two_workers
+async def test_computations_of_the_past(c, s, a, b):
+    """The last is shown when nothing else is there, and others when clicked."""
+    component = RootishGroups(s)
+    for name in ("first", "second"):
+        await c.gather(c.map(load, range(TASKS), key=keys(name)))
+        await async_poll_for(lambda: not s.task_groups, timeout=5)
+    component.update()
+    assert list(component.past.data["title"]) == ["second", "first"]
+    assert list(component.past.data["tasks"]) == [TASKS, TASKS]
+    assert list(component.past.data["made"]) == ["20.00 MiB"] * 2
+    assert list(component.past.data["outcome"]) == ["", ""]
+    assert list(rows(component)) == ["second"]
+    assert "What became of the computation" in component.summary.text
+    component.past.selected.indices = [1]
+    assert list(rows(component)) == ["first"]
+    kept = c.map(load, range(TASKS), key=keys("now"))
+    await wait(kept)
+    component.update()
+    assert list(rows(component)) == ["first"]
+    # The same one has a new place
+    component.past.selected.indices = [2]
+    assert list(rows(component)) == ["now"]
+    assert "What became" not in component.summary.text
+
+
+@gen_cluster(
+    client=True,
+    nthreads=TWO_WORKERS,
+    config={**SATURATION, "distributed.scheduler.rootish-policy": "heuristic"},
+)
+async def test_what_is_wrong_comes_with_what_to_do(c, s, a, b):
+    """While it is there, and afterwards."""
+    name = "x<b>load"
+    futures = c.map(load, range(TASKS), key=keys(name), workers=[a.address])
+    await wait(futures)
+    component = RootishGroups(s)
+
+    def see():
+        component.update()
+        assert rows(component)[name]["wrong"] == "wrong"
+        assert rows(component)[name]["advice"] == ADVICE["restricted"].text
+        text = component.summary.text
+        assert "Not held back" in text
+        assert html.escape(name) in text
+        assert name not in text
+        assert html.escape(ADVICE["restricted"].text) in text
+        assert component.past.data["outcome"][0] == name
+
+    see()
+    del futures
+    await async_poll_for(lambda: not s.task_groups, timeout=5)
+    see()
+
+
+@pytest.mark.parametrize("where", ["", "https://example.org/blob/1/docs/"])
+@two_workers
+async def test_link(c, s, a, b, where, monkeypatch):
+    """There is one if there is an address."""
+    monkeypatch.setattr(tables, "_documentation", lambda: where)
+    await wait(c.submit(inc, 1, key=("few", 0)))
+    component = RootishGroups(s)
+    component.update()
+    row = rows(component)["few"]
+    if where:
+        assert row["link"].startswith(f"{where}howto.rst#which-setting-do-i-change")
+        assert row["linked"] == ""
+    else:
+        assert (row["link"], row["linked"]) == ("", "none")
+
+
+@gen_cluster(client=True, nthreads=[], scheduler_kwargs={"dashboard": True})
+async def test_many_groups(c, s):
+    """However many there are, and whatever they are called, the page is small."""
+    hostile = ["y" * 5000, "a\x1b[2J\x00b\nc\u202ed"]
+    names = [f"load-{n:032x}" for n in range(3000)] + hostile
+    dsk = {(name, 0): Task((name, 0), inc, 1) for name in names}
+    futures = c.get(dsk, list(dsk), sync=False)
+    await async_poll_for(lambda: len(s.task_groups) == len(names), timeout=20)
+    component = RootishGroups(s)
+    component.update()
+    shown = list(component.source.data["name"])
+    assert len(shown) == 3
+    assert all(len(name) <= NAME and name.isprintable() for name in shown)
+    component.source.selected.indices = [shown.index("load")]
+    assert len(component.source.data["name"]) == 3 + page.MAX_PARTS
+    size = len(json.dumps(component.source.data, default=lambda x: x.tolist()))
+    assert size < 100_000
+    assert len((await get(s, "rootish")).body) < 100_000
+    assert len((await get(s, "metrics")).body) < 200_000
+    del futures
 
 
 @gen_cluster(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 import pytest
+from dask._task_spec import Task
 from playwright.async_api import expect
 
 from continuous_integration.browser import find_browser, running_browser
 from continuous_integration.fork import ForkError
 from distributed import Event, wait
+from distributed.rootish.tables import ADVICE
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS
-from distributed.utils_test import gen_cluster, inc
+from distributed.utils_test import async_poll_for, gen_cluster, inc
 
 #: Two for each thread
 SLOTS = 4
@@ -22,10 +24,10 @@ TASKS_, WAITING, QUEUED, PROCESSING, MEMORY = range(2, 7)
 BYTES, WAITS, REASON = range(7, 10)
 
 HOSTILE = [
-    "<script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'>",
-    '" onmouseover="window.hacked = 1" x=\'',
-    "<%= window.hacked = 1 %>",
+    "a<script>window.hacked = 1</script>",
+    "b<img src=x onerror='window.hacked = 1'>",
+    'c" onmouseover="window.hacked = 1" x=\'',
+    "d<%= window.hacked = 1 %>",
 ]
 
 #: Patience with a slow machine, in milliseconds
@@ -99,7 +101,11 @@ async def test_page(c, s, a, b, browser):
         widths = [(await part.bounding_box())["width"] for part in await parts.all()]
         assert widths[0] > 50
         assert not any(widths[1:])
-        await show(REASON, "It has no inputs and brings data in.")
+        reason = cell(page, "load", REASON)
+        await expect(reason).to_contain_text(
+            "It has no inputs and brings data in.", timeout=PATIENCE
+        )
+        await expect(reason).to_contain_text(ADVICE["root"].text)
         await event.set()
         await wait(loads)
         await show(QUEUED, "0")
@@ -128,3 +134,46 @@ async def test_names_are_text(c, s, a, b, browser, path):
             await name.hover()
         assert await page.locator(".slick-row").locator("script, img").count() == 0
         assert await page.evaluate("window.hacked") is None
+
+
+@in_browser
+async def test_rows_unfold(c, s, a, b, browser):
+    """What is folded unfolds when it is clicked, and folds again."""
+    names = [f"load-{n:032x}" for n in range(TASKS)]
+    dsk = {(name, 0): Task((name, 0), inc, 1) for name in names}
+    futures = c.get(dsk, list(dsk), sync=False)
+    await wait(futures)
+    async with opened(s, browser, "rootish") as page:
+        rows = page.locator(".slick-row code")
+        folded = rows.get_by_text("load", exact=True)
+        await expect(folded.first).to_be_visible(timeout=PATIENCE)
+        count = await folded.count()
+        await folded.first.click()
+        part = rows.get_by_text(names[-1][:8]).first
+        await expect(part).to_be_visible(timeout=PATIENCE)
+        await folded.first.click()
+        await expect(part).to_be_hidden(timeout=PATIENCE)
+        assert await folded.count() == count
+
+
+@in_browser
+async def test_afterwards(c, s, a, b, browser):
+    """What became of a computation is shown, and of others when they are clicked."""
+    for name in ("first", "second"):
+        await c.gather(c.map(inc, range(TASKS), key=[(name, i) for i in range(TASKS)]))
+        await async_poll_for(lambda: not s.task_groups, timeout=10)
+    async with opened(s, browser, "rootish") as page:
+        group = page.locator(".slick-row code")
+        await expect(group).to_have_text(["second"], timeout=PATIENCE)
+        heads = page.locator(".slick-column-name")
+        await expect(heads.get_by_text("Most bytes in memory")).to_be_visible()
+        await expect(heads.get_by_text("Queued", exact=True)).to_be_hidden()
+        # At the peak, there may have been nothing else
+        past = page.locator(".slick-row span[title=first]").first
+        await past.click()
+        await expect(group).to_have_text(["first"], timeout=PATIENCE)
+        kept = c.map(inc, range(TASKS), key=[("now", i) for i in range(TASKS)])
+        await wait(kept)
+        await past.click()
+        await expect(group).to_have_text(["now"], timeout=PATIENCE)
+        await expect(heads.get_by_text("Queued", exact=True)).to_be_visible()

@@ -20,7 +20,6 @@ from distributed.rootish.backpressure import Outstanding
 from distributed.rootish.lanes import _Run
 from distributed.rootish.monitor import (
     CHUNKS_PER_SLOT,
-    HINTS,
     GroupStatus,
     RootishMonitor,
     RootishStatus,
@@ -37,6 +36,7 @@ from distributed.rootish.policy import (
     Verdict,
 )
 from distributed.rootish.queue import WAITS, RootishQueue
+from distributed.rootish.tables import ADVICE
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import MIB, policy_cluster, slots
 from distributed.scheduler import TaskState
@@ -127,11 +127,14 @@ async def test_status_of_loads(c: Client, s: Scheduler, a: Worker, b: Worker) ->
     group = find(await c.rootish(), "load_first")
     assert group.states["memory"] == 20
     assert group.nbytes == pytest.approx(20 * MIB, rel=0.01)
-    # What is done is known as long as the scheduler knows the group, and no longer
+    # A group is known as long as the scheduler knows it, and its computation longer
     assert group.reason == "root"
     del futures
     await async_poll_for(lambda: not s.task_groups, timeout=10)
-    assert (await c.rootish()).groups == ()
+    status = await c.rootish()
+    assert status.groups == ()
+    [past] = status.computations
+    assert [each.reason for each in past.groups] == ["root"]
 
 
 @policy_cluster(far=False)
@@ -225,7 +228,7 @@ async def test_data_form(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
 
 @policy_cluster(far=False)
 async def test_tables(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
-    hostile = "<script>alert(1)</script>"
+    hostile = "a<script>alert(1)</script>"
     futures = [c.submit(load, "x", i, key=(hostile, i)) for i in range(20)]
     await wait(futures)
     status = await c.rootish()
@@ -471,10 +474,11 @@ async def test_column_of_what_is_waited_for(
     assert RootishStatus.from_dict(json.loads(json.dumps(status.to_dict()))) == status
     summary = "24 tasks wait for a thread, 4 for the workers that have begun"
     cell = "24 order, 4 family"
-    for text in (str(status), status._repr_html_()):
+    text = status.to_text(width=120)
+    for each in (text, status._repr_html_()):
         for part in (summary, cell, "waits for"):
-            assert part in text
-    lines = str(status).splitlines()
+            assert part in each
+    lines = text.splitlines()
     [load] = [line for line in lines if line.startswith("load ")]
     [head] = [line for line in lines if line.startswith("group ")]
     assert load.index(cell) == head.index("waits for")
@@ -629,7 +633,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
             assert "20.00 MiB" in line
             assert "8.00 MiB" in line
             assert "(restricted)" in line
-            assert HINTS[RESTRICTED] in line
+            assert str(ADVICE["restricted"]) in line
             assert INTERVAL in line
             # Not again and again
             monitor.check()
