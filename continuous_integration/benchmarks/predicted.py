@@ -6,7 +6,7 @@ to the scheduler, and predicted afterwards, so that both are of the same graph.
 
 from __future__ import annotations
 
-import json
+import pickle
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import click
+import cloudpickle
 import dask.array as da
 
 from continuous_integration.benchmarks.measure import BUILD, measure
@@ -94,8 +95,27 @@ class Row:
         return self.predicted / max(self.measured, 1e-3)
 
 
-def compare(workload: Workload, cluster: str, folder: Path, repeats: int) -> Row | None:
-    """Run a workload and predict it.
+@dataclass(frozen=True)
+class Run:
+    """What was measured, and of which graph.
+
+    Attributes
+    ----------
+    peaks : list of float
+        Peak of managed memory in MB, of each run.
+    graph : bytes or None
+        What was submitted, pickled; None if that was more than one graph.
+    persisted : dict
+        Key -> bytes of what was there before.
+    """
+
+    peaks: list[float]
+    graph: bytes | None
+    persisted: dict[Any, float]
+
+
+def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
+    """Run a workload on a local cluster of processes.
 
     Parameters
     ----------
@@ -106,25 +126,17 @@ def compare(workload: Workload, cluster: str, folder: Path, repeats: int) -> Row
     folder
         Where its files are, or are to be written.
     repeats
-        Number of runs; of what is measured the median counts.
-
-    Returns
-    -------
-    Row or None
-        None if it submits more than one graph.
+        Number of runs.
     """
-    from distributed.rootish.explanation import Options, Question
-    from distributed.rootish.prediction import Worker
-
     workers, threads = map(int, cluster.split("x"))
-    caught: list[Any] = []
+    caught: list[bytes] = []
     persisted: dict[Any, float] = {}
 
     def compute(client: Client, folder: Path, prepared: Any) -> Any:
         original = Client._graph_to_futures
 
         def submit(self: Client, expr: Any, *args: Any, **kwargs: Any) -> Any:
-            caught.append(expr)
+            caught.append(cloudpickle.dumps(expr))
             return original(self, expr, *args, **kwargs)
 
         persisted.update(client.nbytes(summary=False))
@@ -144,18 +156,44 @@ def compare(workload: Workload, cluster: str, folder: Path, repeats: int) -> Row
         )
         peaks.append(measured.peak_managed)
         if len(caught) != 1:
-            return None
+            break
+    return Run(peaks, caught[0] if len(caught) == 1 else None, dict(persisted))
+
+
+def predict(name: str, cluster: str, measured: Run) -> Row | None:
+    """Predict what was run.
+
+    Parameters
+    ----------
+    name
+        Name of the workload.
+    cluster
+        Name of the cluster, such as ``4x1``.
+    measured
+        The graph, and what it took.
+
+    Returns
+    -------
+    Row or None
+        None if it was more than one graph.
+    """
+    from distributed.rootish.explanation import Options, Question
+    from distributed.rootish.prediction import Worker
+
+    if measured.graph is None:
+        return None
+    workers, threads = map(int, cluster.split("x"))
     question = Question([], [Worker(threads)] * workers, Options(predict=True))
-    question.take(caught[0])
-    question.persisted = persisted
+    question.take(pickle.loads(measured.graph))
+    question.persisted = dict(measured.persisted)
     prediction = question.answer().prediction
     if prediction is None:
         return None
     return Row(
-        workload.name,
+        name,
         cluster,
         prediction.policies["producers"].peak / _MB,
-        statistics.median(peaks),
+        statistics.median(measured.peaks),
         prediction.known,
         [
             f"{one.prefix}: {one.nbytes:.0f} B x {one.tasks}, {one.why}"
@@ -167,7 +205,7 @@ def compare(workload: Workload, cluster: str, folder: Path, repeats: int) -> Row
 @click.command("predicted")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--cluster", "clusters", multiple=True, default=CLUSTERS)
-@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -175,11 +213,11 @@ def compare(workload: Workload, cluster: str, folder: Path, repeats: int) -> Row
     help="Where the files of the workloads are.  [default: build/benchmarks/data]",
 )
 @click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=BUILD / "predicted.jsonl",
-    help="What was found; it is not measured again.  "
-    "[default: build/benchmarks/predicted.jsonl]",
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=BUILD / "predicted",
+    help="Where runs are kept; what is there is not run again.  "
+    "[default: build/benchmarks/predicted]",
 )
 @figures_option()
 def command(
@@ -187,47 +225,36 @@ def command(
     clusters: tuple[str, ...],
     repeats: int,
     folder: Path,
-    output: Path,
+    runs: Path,
     figures: str | None,
 ) -> None:
     """Compare predicted peaks with those of runs on real workers.
 
-    Without names all workloads.
+    Without names all workloads that do not differ in the format of their files alone.
     """
     workloads = {**OWN, **WORKLOADS}
     if unknown := [name for name in names if name not in workloads]:
         raise click.BadParameter(f"no workload {', '.join(unknown)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    done: dict[tuple[str, str], Row | None] = {}
-    if output.exists():
-        for line in output.read_text("utf-8").splitlines():
-            record = json.loads(line)
-            key = record["workload"], record["cluster"]
-            done[key] = Row(**record) if "predicted" in record else None
-    with output.open("a", encoding="utf-8") as file:
-        for name in names or workloads:
-            for cluster in clusters:
-                if (name, cluster) in done:
-                    continue
+    names = names or tuple(name for name in workloads if "-netcdf" not in name)
+    runs.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in names:
+        for cluster in clusters:
+            path = runs / f"{name}-{cluster}.pickle"
+            if not path.exists():
                 try:
-                    row = compare(workloads[name], cluster, folder, repeats)
+                    measured = run(workloads[name], cluster, folder, repeats)
                 except Unavailable as error:
                     click.echo(f"skipped: {error}", err=True)
                     continue
-                done[name, cluster] = row
-                record = {"workload": name, "cluster": cluster}
-                if row is None:
-                    click.echo(f"{name}: more than one graph")
-                else:
-                    record = dict(vars(row))
-                    click.echo(_line(row))
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-    rows = [
-        row
-        for (name, cluster), row in done.items()
-        if row and cluster in clusters and (not names or name in names)
-    ]
+                path.write_bytes(pickle.dumps(vars(measured)))
+            row = predict(name, cluster, Run(**pickle.loads(path.read_bytes())))
+            if row is None:
+                click.echo(f"{name:28} {cluster} more than one graph")
+            else:
+                click.echo(_line(row))
+                rows.append(row)
+    found = {(row.workload, row.cluster): row for row in rows}
     known = [row for row in rows if row.known]
     close = [row for row in known if CLOSE[0] <= row.ratio <= CLOSE[1]]
     click.echo(f"{len(close)} of {len(known)} are close, where sizes are known")
@@ -247,7 +274,7 @@ def command(
             values={"close": share, "known": len(known), "all": len(rows)},
             head=["workload", *clusters],
             rows=[
-                [name, *(_cell(done.get((name, cluster))) for cluster in clusters)]
+                [name, *(_cell(found.get((name, cluster))) for cluster in clusters)]
                 for name in dict.fromkeys(row.workload for row in rows)
             ],
         )

@@ -605,8 +605,31 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
-            raise AttributeError(name)
+            raise AttributeError(
+                f"there is no cluster here, nor a client with {name!r}, while a "
+                "computation is explained"
+            )
         return getattr(self._client, name)
+
+
+@contextlib.contextmanager
+def as_on_cluster() -> Iterator[None]:
+    """Let collections be made as where there is a cluster, unless there is a client.
+
+    Arrays choose how they are rechunked when they are made.
+    """
+    from distributed.client import _current_client, default_client
+
+    try:
+        default_client()
+    except ValueError:
+        token = _current_client.set(_Watched(None, []))
+        try:
+            yield
+        finally:
+            _current_client.reset(token)
+    else:
+        yield
 
 
 class Question:
@@ -925,6 +948,14 @@ class _Graph:
                 group.nbytes = arrays[max(ends, key=len)]
             if all(isinstance(node, Alias) for node in nodes):
                 renamed.append(group)
+        for name, group in self.groups.items():
+            if name.startswith("finalize-") and group.nbytes is None:
+                # It puts the result together
+                inputs = [self.groups[other] for other in group.dependencies]
+                if all(other.nbytes is not None for other in inputs):
+                    group.nbytes = sum(
+                        (other.nbytes or 0) * len(other.keys) for other in inputs
+                    )
         for group in renamed:
             for other in group.dependencies:
                 if group.nbytes is None:

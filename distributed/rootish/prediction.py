@@ -38,7 +38,7 @@ from distributed.rootish.simulation import (
     Simulation,
     SimulationError,
 )
-from distributed.rootish.sizes import NOTHING, Assumption, Sizes
+from distributed.rootish.sizes import NOTHING, Assumption, Sizes, passes_on
 from distributed.rootish.tables import html_table, text_table
 from distributed.scheduler import DEFAULT_EXTENSIONS, Scheduler
 from distributed.shuffle._core import P2PBarrierTask
@@ -57,6 +57,9 @@ LIMIT = 100_000
 
 #: Bytes that a task takes in and gives, per second.
 THROUGHPUT = 500e6
+
+#: What any task takes, in seconds. The scheduler does not bear nothing.
+LEAST = 1e-5
 
 #: A peak is looked at if it is so many times the last that was.
 NOTABLE = 1.02
@@ -405,7 +408,12 @@ class _Paper(Scheduler):
         # It is run by the simulation
         extensions["amm"] = partial(ActiveMemoryManagerExtension, start=False)
         title = _title()
-        super().__init__(dashboard=False, validate=False, extensions=extensions)
+        super().__init__(
+            dashboard=False,
+            validate=False,
+            extensions=extensions,
+            needs_workdir=False,
+        )
         _set_title(title)
         # Settings are those of the process, and another thread may read them now
         self.rootish_policy = POLICIES[policy](self)
@@ -439,8 +447,10 @@ def _durations(
     work = {}
     for key, node in tasks.items():
         size = nbytes[key]
-        passed = size + sum(nbytes[other] for other in node.dependencies)
-        work[key] = _Work(size, passed / THROUGHPUT)
+        passed = 0
+        if not passes_on(node):
+            passed = size + sum(nbytes[other] for other in node.dependencies)
+        work[key] = _Work(size, LEAST + passed / THROUGHPUT)
     return work
 
 

@@ -31,6 +31,7 @@ from dask.blockwise import Blockwise
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.utils import key_split
+from toolz import curry
 
 from distributed.shuffle._core import P2PBarrierTask
 from distributed.utils import key_split_group
@@ -50,6 +51,9 @@ PART = 0.01
 #: Functions that cut a piece out of their first argument
 _CUTS = {"getitem", "_getitem", "getter", "getter_nofancy", "getter_inline"}
 
+#: Functions whose output shares memory with their input
+_VIEWS = {"getitem", "transpose", "expand_dims", "squeeze", "broadcast_to"}
+
 #: Functions that put all of their arguments together
 _JOINS = {
     "concatenate",
@@ -64,6 +68,12 @@ _JOINS = {
     "list",
     "tuple",
 }
+
+#: Functions that write what they are given elsewhere
+_STORES = {"store_chunk", "load_store_chunk"}
+
+#: Size of None, in bytes
+NONE = 16
 
 #: Functions of P2P shuffles whose output only says that something was sent
 _TRANSFERS = {
@@ -184,8 +194,8 @@ def arrays(graphs: Iterable[HighLevelGraph]) -> dict[str, Blocks]:
         they have been reduced to.
     """
     found: dict[str, Blocks] = {}
-    #: Bytes of an element of what is being reduced, by name of the layer
-    parts: dict[str, float] = {}
+    #: What parts of reductions look like, by name of the layer
+    parts: dict[str, _Samples] = {}
     for graph in graphs:
         for name in graph._toposort_layers():
             layer = graph.layers[name]
@@ -194,21 +204,29 @@ def arrays(graphs: Iterable[HighLevelGraph]) -> dict[str, Blocks]:
             if dtype is None or chunks is None or dtype.hasobject:
                 continue
             itemsize: float = dtype.itemsize
+            samples: _Samples | None = None
             if axes := _reduced_axes(layer):
                 # What is said of these is what they read
                 chunks = tuple(
                     (1,) * len(sizes) if axis in axes else sizes
                     for axis, sizes in enumerate(chunks)
                 )
-                itemsize = parts[name] = _element(layer, found, itemsize)
+                samples = _sample_chunk(layer, found)
             elif "-partial-" in name:
                 inputs = [parts[n] for n in graph.dependencies[name] if n in parts]
-                if inputs:
-                    itemsize = parts[name] = max(inputs)
+                if len(inputs) == 1:
+                    samples = _sample_partial(layer, inputs[0])
+            if samples:
+                parts[name] = samples
+                itemsize = _slope(samples) or itemsize
             blocks = Blocks(chunks, itemsize)
             if not math.isnan(blocks.nbytes):
                 found[name] = blocks
     return found
+
+
+#: Outputs of the same function, of arrays with few and with more elements
+_Samples = list[Any]
 
 
 def _reduced_axes(layer: Any) -> Collection[int]:
@@ -233,37 +251,78 @@ def _keywords(func: Any) -> dict[str, Any]:
 
 
 def _bare(func: Any) -> Any:
-    """Return the function that a partial function calls."""
-    while isinstance(func, partial):
+    """Return the function that a partial or a curried function calls."""
+    while isinstance(func, (partial, curry)):
         func = func.func
     return func
 
 
-def _element(layer: Blockwise, known: Mapping[str, Blocks], itemsize: float) -> float:
-    """Return how many bytes a reduction keeps for each element of its output.
+def _sample_chunk(layer: Blockwise, known: Mapping[str, Blocks]) -> _Samples | None:
+    """Return what a reduction of dask makes of small arrays.
 
-    Functions of dask are asked, with an array of a few elements: a mean keeps a sum and
-    a count, a maximum itself.
+    A mean keeps a sum and a count, a maximum itself.
     """
     import numpy as np
 
     task = layer.task
-    func = _bare(task.func)
-    if not str(getattr(func, "__module__", "")).startswith(("dask.array", "numpy")):
-        return itemsize
     name, index = layer.indices[0]
+    if index is None or not _is_of_dask(task.func):
+        return None
     facts = known.get(name)
+    kind = f"f{int(facts.itemsize)}" if facts else "f8"
     try:
-        kind = f"f{int(facts.itemsize)}" if facts else "f8"
-        sample = np.ones((2,) * len(index), np.dtype(kind))
-        output = task.func(sample, **task.kwargs)
+        return [
+            task.func(np.ones((side,) * len(index), np.dtype(kind)), **task.kwargs)
+            for side in (2, 4)
+        ]
     except Exception:
         # Whatever it does not take
-        return itemsize
-    values = list(output.values()) if isinstance(output, dict) else [output]
-    sizes = [np.asarray(value) for value in values if value is not None]
-    count = max((value.size for value in sizes), default=0)
-    return sum(value.nbytes for value in sizes) / count if count else itemsize
+        return None
+
+
+def _sample_partial(layer: Any, samples: _Samples) -> _Samples | None:
+    """Return what a reduction of dask makes of parts of itself."""
+    task = next(iter(layer.values()), None)
+    # Layers may still be of the older kind
+    func = task[0] if isinstance(task, tuple) and task else getattr(task, "func", None)
+    if func is None or not _is_of_dask(func):
+        return samples
+    axes = _keywords(func).get("axis") or ()
+    found = []
+    try:
+        for sample in samples:
+            for _ in (axes,) if isinstance(axes, int) else axes:
+                sample = [sample]
+            found.append(func(sample))
+    except Exception:
+        # Whatever it does not take
+        return samples
+    return found
+
+
+def _is_of_dask(func: Any) -> bool:
+    """Whether a function is one that may be called, since it only computes."""
+    module = str(getattr(_bare(func), "__module__", ""))
+    return module.startswith(("dask.array", "numpy"))
+
+
+def _slope(samples: _Samples) -> float | None:
+    """Return how many bytes outputs take for each element, None if it is not known."""
+    import numpy as np
+
+    points = []
+    for sample in samples:
+        values = list(sample.values()) if isinstance(sample, dict) else [sample]
+        values = [value for value in values if isinstance(value, np.ndarray)]
+        if not values:
+            return None
+        count = max(value.size for value in values)
+        # A count may be one number that is repeated
+        points.append((count, sum(map(sizeof, values))))
+    (few, small), (many, large) = points
+    if many == few:
+        return small / few
+    return (large - small) / (many - few)
 
 
 class Output(NamedTuple):
@@ -484,15 +543,21 @@ class Sizes:
             return Output(given)
         if isinstance(node, DataNode):
             return self._literal(node.value)
-        if isinstance(node, Task) and _is_broadcast(node):
-            # All elements are one
-            declared = self._declared(key)
-            return Output(declared.itemsize if declared else 8)
         declared = self._declared(key)
+        if isinstance(node, Task):
+            name = _last_function(node)
+            if name == "_broadcast_trick_inner":
+                # All elements are one
+                if declared is None:
+                    return Output(8)
+                return declared._replace(nbytes=declared.itemsize)
+            if name in _STORES:
+                return Output(NONE)
+        if isinstance(node, Alias):
+            # What it stands for may be less than it would be: a broadcast, nothing
+            return self._input(node.target, inner, guess) or declared
         if declared is not None:
             return declared
-        if isinstance(node, Alias):
-            return self._input(node.target, inner, guess)
         if not isinstance(node, Task):
             return self._literal(node)
         seen = self._told(key, self._seen)
@@ -528,7 +593,8 @@ class Sizes:
                 output = self._input(dependency, inner, guess)
                 if output is None:
                     return None
-                total += output.nbytes
+                whole = math.prod(output.shape or ()) * output.itemsize
+                total += max(output.nbytes, whole)
             return Output(total)
         if not guess:
             return None
@@ -676,10 +742,27 @@ def _reduces(key: Key, func: Any) -> bool:
     )
 
 
-def _is_broadcast(node: Task) -> bool:
-    """Whether a task makes an array of one element that is repeated."""
-    func = _bare(node.func)
-    return getattr(func, "__name__", "") == "_broadcast_trick_inner"
+def _last_function(node: Task) -> str:
+    """Return the name of the function that gives the output of a task."""
+    while node.func is _execute_subgraph:
+        inner = node.args[0][node.args[1]]
+        if not isinstance(inner, Task):
+            return ""
+        node = inner
+    return str(getattr(_bare(node.func), "__name__", ""))
+
+
+def passes_on(node: GraphNode) -> bool:
+    """Whether a task makes nothing: another name, a view, data of the graph.
+
+    Parameters
+    ----------
+    node
+        The task.
+    """
+    if not isinstance(node, Task):
+        return True
+    return _last_function(node) in _VIEWS and node.func is not _execute_subgraph
 
 
 def _cut_shape(
