@@ -39,6 +39,7 @@ from dask._task_spec import Alias, DataNode, GraphNode
 from dask.base import collections_to_expr, is_dask_collection
 from dask.core import flatten
 from dask.sizeof import sizeof
+from dask.system import CPU_COUNT
 from dask.utils import format_bytes, key_split, parse_bytes, parse_timedelta
 from sortedcontainers import SortedDict
 
@@ -73,6 +74,7 @@ from distributed.rootish.prediction import (
     plot_prediction,
     predict,
     text_prediction,
+    unheard,
 )
 from distributed.rootish.sizes import Blocks, Sizes, arrays, layers, row_bytes
 from distributed.rootish.tables import html_table, text_table
@@ -86,7 +88,7 @@ from distributed.scheduler import (
     _materialize_graph,
 )
 from distributed.shuffle._core import P2PBarrierTask
-from distributed.utils import key_split_group, silence_logging_cmgr
+from distributed.utils import key_split_group
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -601,7 +603,9 @@ class _Watched:
             return self._client.get(graph, keys, **kwargs)
         from dask.threaded import get
 
-        return get(graph, keys)
+        # Else there would be one for each thread that has ever asked
+        with concurrent.futures.ThreadPoolExecutor(CPU_COUNT) as pool:
+            return get(graph, keys, pool=pool)
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
@@ -1023,7 +1027,7 @@ class _Paper(SchedulerState):
                 nanny=None,
                 server_id=address,
             )
-        with silence_logging_cmgr("WARNING"):
+        with unheard():
             super().__init__(
                 aliases={},
                 clients={},

@@ -609,7 +609,7 @@ def _play(
         finally:
             await scheduler.close()
 
-    with _unheard():
+    with unheard():
         played = asyncio.run(play())
     fullest = max(played.fullest.values(), default=0)
     fits = None
@@ -623,8 +623,8 @@ def _play(
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep what is logged in this thread out of the logs.
+def unheard() -> Iterator[None]:
+    """Keep what schedulers log in this thread out of the logs.
 
     A scheduler of the same process goes on to write its own.
     """

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dask._expr import Expr
+from dask._expr import Expr, HLGExpr
 from dask._task_spec import (
     Alias,
     DataNode,
@@ -103,12 +103,10 @@ def layers(expr: Any) -> Iterator[HighLevelGraph]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        graph = getattr(node, "hlg", None)
-        if isinstance(graph, HighLevelGraph):
-            yield graph
-        for operand in getattr(node, "operands", ()):
-            if isinstance(operand, Expr):
-                stack.append(operand)
+        # Data frames have attributes of any name
+        if isinstance(node, HLGExpr) and isinstance(node.hlg, HighLevelGraph):
+            yield node.hlg
+        stack.extend(one for one in node.operands if isinstance(one, Expr))
 
 
 def row_bytes(expr: Any) -> dict[str, float]:
