@@ -39,7 +39,7 @@ class Client:
         persist: bool = False,
         timeout: str | float | None = None,
     ) -> Any:
-        """Tell what a computation will take on this cluster, and what is root-ish in it.
+        """Tell what a computation will take on this cluster, and what is root-ish.
 
         The graph is not run. To know it, dask may have to compute something on the
         cluster, as the partitions of a data frame that is sorted; what that was is

@@ -279,8 +279,8 @@ def _memory(
     metavar="NAME=SIZE",
     multiple=True,
     callback=_sizes,
-    help="Size of the output of each task of a name, such as read=2MiB, where dask does "
-    "not know it. Can be given more than once.",
+    help="Size of the output of each task of a name, such as read=2MiB, where dask "
+    "does not know it. Can be given more than once.",
 )
 @click.option(
     "--predict/--no-predict",

@@ -74,7 +74,7 @@ def explain(
     persist: bool = False,
     timeout: str | float | None = None,
 ) -> Explanation:
-    """Tell, without a cluster, what a computation will take, and what is root-ish in it.
+    """Tell, without a cluster, what a computation will take, and what is root-ish.
 
     The graph is not run. To know it, dask may have to compute something, as the
     partitions of a data frame that is sorted; what that was is said.
@@ -103,7 +103,7 @@ def explain(
         be put together, as with ``compute``.
     timeout
         Time that it may take to know the graph and to predict, such as ``"5 minutes"``.
-        By default that is half a minute, without a bound on what ``predict=True`` takes.
+        By default that is half a minute, but for what ``predict=True`` takes.
 
     Returns
     -------

@@ -3,7 +3,8 @@
 The graph is not run. Its groups are shown to the policies in the order of the data
 flow, as if what they depend on had just arrived: a few tasks of each group, on workers
 that exist on paper. So the verdicts are those of the scheduler, not of a model of it.
-What the computation will take is then predicted (:mod:`distributed.rootish.prediction`).
+What the computation will take is then predicted, by
+:mod:`distributed.rootish.prediction`.
 
 All of it happens in a thread of its own, since some graphs cannot be known before
 something is computed: the partitions of a data frame that is sorted, the statistics of
@@ -501,7 +502,9 @@ def explain_here(
     if memory is not None and nthreads > 0:
         limit = parse_memory_limit(memory, nthreads, logger=logger)
     worker = Worker(nthreads, limit)
-    return explain(collections, [worker] * (1 if nworkers is None else nworkers), options)
+    return explain(
+        collections, [worker] * (1 if nworkers is None else nworkers), options
+    )
 
 
 async def explain_on_cluster(
@@ -627,7 +630,8 @@ def as_on_cluster() -> Iterator[None]:
     try:
         default_client()
     except ValueError:
-        token = _current_client.set(_Watched(None, []))
+        stand_in: Any = _Watched(None, [])
+        token = _current_client.set(stand_in)
         try:
             yield
         finally:
@@ -701,7 +705,8 @@ class Question:
         def call() -> None:
             from distributed.client import _current_client
 
-            _current_client.set(_Watched(client, self._computed))
+            watched: Any = _Watched(client, self._computed)
+            _current_client.set(watched)
             try:
                 future.set_result(function())
             except BaseException as error:

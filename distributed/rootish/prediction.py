@@ -1,4 +1,4 @@
-"""What a computation will take, before it runs: memory, bytes moved, and what holds them.
+"""What a computation will take, before it runs: memory, bytes moved, what holds it.
 
 The graph is played on the real scheduler with workers that pretend (see
 :mod:`distributed.rootish.simulation`), once for each policy. What outputs weigh is told
@@ -400,7 +400,7 @@ class _Paper(Scheduler):
     """
 
     def __init__(self, policy: str):
-        extensions = {
+        extensions: dict[str, Any] = {
             name: extension
             for name, extension in DEFAULT_EXTENSIONS.items()
             if name not in _IDLE_EXTENSIONS
@@ -520,8 +520,7 @@ def _equipped(
     if not missing:
         return list(workers), []
     return [
-        worker._replace(resources={**worker.resources, **missing})
-        for worker in workers
+        worker._replace(resources={**worker.resources, **missing}) for worker in workers
     ], [f"no worker has {', '.join(missing)}, so each is taken to"]
 
 
@@ -573,6 +572,13 @@ def predict(
             )
         except SimulationError as error:
             notes.append(f"{policy}: not predicted, {error}")
+        except TooLong:
+            if not played:
+                raise
+            # The first is the one that was chosen
+            notes.append(
+                f"{policy}: not predicted for want of time; `predict=True` takes it"
+            )
     if any(isinstance(node, P2PBarrierTask) for node in tasks.values()):
         notes.append("what P2P shuffles send and hold themselves is not counted")
     return Prediction(played, limit, memory_limit, sizes.assumptions, notes)
@@ -671,8 +677,9 @@ def text_prediction(prediction: Prediction, policy: str) -> list[str]:
     if (played := prediction.policies.get(policy)) and played.holders:
         lines.append(f"at the peak of {policy}:")
         lines.extend(
-            text_table(HOLDER_HEAD, map(_holder_row, played.holders), {0, 1})
-            .splitlines()[1:]
+            text_table(
+                HOLDER_HEAD, map(_holder_row, played.holders), {0, 1}
+            ).splitlines()[1:]
         )
     return [*lines, *_remarks(prediction)]
 
@@ -696,7 +703,7 @@ def _table(
     head = ["policy", "peak", "fullest worker", "moved"]
     if prediction.memory_limit:
         head.append(f"fits {format_bytes(prediction.memory_limit)} each")
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, played in prediction.policies.items():
         row = [
             f"{name} (chosen)" if name == policy else name,

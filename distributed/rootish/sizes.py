@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dask._expr import Expr, HLGExpr
@@ -255,7 +254,7 @@ def _bare(func: Any) -> Any:
     return func
 
 
-def _sample_chunk(layer: Blockwise, known: Mapping[str, Blocks]) -> _Samples | None:
+def _sample_chunk(layer: Any, known: Mapping[str, Blocks]) -> _Samples | None:
     """Return what a reduction of dask makes of small arrays.
 
     A mean keeps a sum and a count, a maximum itself.
@@ -356,8 +355,7 @@ class Assumption:
     why
         What it was taken from.
     known
-        Whether that is a guess that matters little, as for a handle, or a size that was
-        given or seen.
+        Whether it is a size that was given or seen, or follows from that of an array.
     """
 
     prefix: str
@@ -378,7 +376,7 @@ BECOMES = "as large as what becomes of it"
 AS_INPUT = "as large as its largest input"
 NOTHING = "nothing is known of it"
 
-_KNOWN = {GIVEN, SEEN, SMALL_HANDLE, BECOMES}
+_KNOWN = {GIVEN, SEEN, BECOMES}
 
 
 class Sizes:
@@ -508,9 +506,8 @@ class Sizes:
         if blocks is None or len(key) != len(blocks.chunks) + 1:
             return None
         try:
-            shape = tuple(
-                sizes[index] for sizes, index in zip(blocks.chunks, key[1:])
-            )
+            index: Sequence[Any] = key[1:]
+            shape = tuple(sizes[i] for sizes, i in zip(blocks.chunks, index))
         except (IndexError, TypeError):
             return None
         return Output(math.prod(shape) * blocks.itemsize, shape, blocks.itemsize)
@@ -607,7 +604,7 @@ class Sizes:
         if _reduces(key, node.func):
             return Output(max(largest * PART, HANDLE))
         if rows and isinstance(key, tuple) and key[0] in self._rows:
-            largest *= self._rows[key[0]] / rows
+            largest *= self._rows[str(key[0])] / rows
         return Output(largest)
 
     def _input(
@@ -675,15 +672,16 @@ class Sizes:
         """Return the size of one of the parts that a P2P shuffle makes."""
         total, parts = 0.0, 1
         for barrier in node.dependencies:
-            if not isinstance(self.tasks.get(barrier), P2PBarrierTask):
+            waits = self.tasks.get(barrier)
+            if not isinstance(waits, P2PBarrierTask):
                 continue
-            for transfer in self.tasks[barrier].dependencies:
+            for transfer in waits.dependencies:
                 for sent in self.tasks[transfer].dependencies:
                     output = self._outputs.get(sent)
                     if output is None:
                         return None
                     total += output.nbytes
-            parts = max(parts, self.tasks[barrier].spec.npartitions)
+            parts = max(parts, getattr(waits.spec, "npartitions", 1))
         return Output(total / parts) if total else None
 
     def _from_users(
@@ -763,9 +761,7 @@ def passes_on(node: GraphNode) -> bool:
     return _last_function(node) in _VIEWS and node.func is not _execute_subgraph
 
 
-def _cut_shape(
-    shape: Sequence[float], index: Any
-) -> tuple[float, ...] | None:
+def _cut_shape(shape: Sequence[float], index: Any) -> tuple[float, ...] | None:
     """Return the shape of a piece of an array, None if that cannot be told."""
     if not isinstance(index, tuple):
         index = (index,)

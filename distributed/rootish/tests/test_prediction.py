@@ -4,19 +4,22 @@ import asyncio
 import itertools
 import json
 import logging
+import os
+import tempfile
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
 import dask.array as da
+import dask.bag as db
 import numpy as np
 import pytest
 from dask.delayed import delayed
 
 import distributed.scheduler
-from distributed import Event, get_client
+from distributed import Client, Event, LocalCluster, get_client
 from distributed.client import wait
 from distributed.rootish import explain, explanation, prediction
 from distributed.rootish.explanation import Explanation
@@ -200,9 +203,7 @@ def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     x = data().sum()
     # The graph is known, and then there is no time left
     monkeypatch.setattr(explanation.Question, "left", lambda self: 0.0)
-    question = explanation.Question(
-        [x], [prediction.Worker(1)], explanation.Options()
-    )
+    question = explanation.Question([x], [prediction.Worker(1)], explanation.Options())
     question.find_graph()
     late = question.answer()
     assert late.prediction is None
@@ -210,6 +211,21 @@ def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     question.options = explanation.Options(predict=True, timeout="1 s")
     with pytest.raises(TimeoutError, match="timeout="):
         question.answer()
+    # Of the one that is chosen there is a prediction, of the other there is none
+    original = prediction._play
+
+    def play(graph: Any, policy: str, *args: Any) -> Any:
+        if policy == "marked":
+            raise prediction.TooLong
+        return original(graph, policy, *args)
+
+    question.options = explanation.Options()
+    with monkeypatch.context() as patch:
+        patch.setattr(explanation.Question, "left", lambda self: 9.0)
+        patch.setattr(prediction, "_play", play)
+        half = question.answer()
+    assert list(half.prediction.policies) == ["producers"]
+    assert "marked: not predicted for want of time" in str(half)
     # Who asks for it, and sets no time, gets it
     question.options = explanation.Options(predict=True)
     assert question.answer().prediction is not None
@@ -292,9 +308,7 @@ def test_nothing_of_it_is_seen() -> None:
         """Looks around while the scheduler is given the graph."""
 
         def items(self) -> Any:
-            seen.append(
-                {name: getattr(distributed.scheduler, name) for name in before}
-            )
+            seen.append({name: getattr(distributed.scheduler, name) for name in before})
             return super().items()
 
     config = dask.config.get("distributed")
@@ -423,13 +437,120 @@ async def test_from_a_worker(c: Any, s: Any, a: Any) -> None:
     def task() -> Any:
         df = frame()
         peaks = []
-        for explanation in (
+        for one in (
             explain(df.set_index("k"), nworkers=2, nthreads=1),
             get_client().explain_rootish(df.set_index("k")),
         ):
-            peaks.append(explanation.prediction.policies["producers"].peak)
+            peaks.append(one.prediction.policies["producers"].peak)
         return peaks
 
     here, there = await c.submit(task)
     assert here
     assert there
+
+
+# -- Whatever there is to be explained -----------------------------------------------
+
+
+def blocks() -> da.Array:
+    return da.random.random((40, 64, 64), chunks=(4, 64, 64))
+
+
+def months() -> Any:
+    xr = pytest.importorskip("xarray")
+    pd = pytest.importorskip("pandas")
+    times = pd.date_range("2000-01-01", periods=40, freq="5D")
+    return xr.DataArray(blocks(), dims=("time", "y", "x"), coords={"time": times})
+
+
+def parquet() -> Any:
+    dd = pytest.importorskip("dask.dataframe")
+    folder = tempfile.mkdtemp()
+    pd = pytest.importorskip("pandas")
+    for n in range(3):
+        part = pd.DataFrame({"k": np.arange(50), "x": 1.0})
+        part.to_parquet(os.path.join(folder, f"{n}.parquet"))
+    return dd.read_parquet(folder)
+
+
+def cube() -> Any:
+    cubes = pytest.importorskip("iris.cube")
+    return cubes.Cube(blocks()).core_data()
+
+
+def tree() -> Any:
+    leaves = [delayed(float)(n) for n in range(16)]
+    while len(leaves) > 1:
+        leaves = [delayed(max)(a, b) for a, b in zip(leaves[::2], leaves[1::2])]
+    return leaves[0]
+
+
+COLLECTIONS: dict[str, Callable[[], Any]] = {
+    "mean": lambda: blocks().mean(),
+    "anomaly": lambda: blocks() - blocks().mean(axis=0),
+    "rechunk": lambda: blocks().rechunk((40, 8, 8)).max(axis=0),
+    "rechunk-p2p": lambda: blocks().rechunk((40, 8, 8), method="p2p").max(axis=0),
+    "overlap": lambda: blocks().map_overlap(np.sin, 1).std(),
+    "product": lambda: da.random.random((80, 80), chunks=20) @ da.ones((80, 9)),
+    "unknown-chunks": lambda: blocks()[blocks() > 0.5].sum(),
+    "handles": through_handles,
+    "set-index": lambda: frame().set_index("k"),
+    "merge": lambda: frame().merge(frame(), on="k"),
+    "groupby": lambda: frame().groupby("k").x.mean(),
+    "sort": lambda: frame().sort_values("k"),
+    "read-parquet": lambda: parquet().x.sum(),
+    "parquet-index": lambda: parquet().set_index("x"),
+    "bag": lambda: db.range(100, npartitions=5).map(str).frequencies(),
+    "bag-groupby": lambda: db.range(100, npartitions=5).foldby(lambda n: n % 3, max),
+    "delayed": lambda: delayed(sum)([delayed(int)(n) for n in range(9)]),
+    "delayed-tree": tree,
+    "xarray": lambda: months().groupby("time.month").mean(),
+    "xarray-anomaly": lambda: (
+        months().groupby("time.month") - months().groupby("time.month").mean()
+    ),
+    "dataset": lambda: months().to_dataset(name="a").resample(time="10D").mean(),
+    "iris": lambda: cube().mean(axis=0),
+}
+
+
+def is_answer(explanation: Explanation) -> bool:
+    """Whether it can be shown, and says what it would take."""
+    assert explanation.groups
+    assert played(explanation).peak > 0
+    assert played(explanation, "marked").peak > 0
+    assert json.dumps(explanation.to_dict())
+    return "<svg" in explanation._repr_html_() and "predicted" in str(explanation)
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_collections(name: str) -> None:
+    assert is_answer(explain(COLLECTIONS[name](), **CLUSTER))
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+@gen_cluster(client=True, nthreads=[("", 1)] * 2)
+async def test_collections_async(c: Any, s: Any, a: Any, b: Any, name: str) -> None:
+    x = COLLECTIONS[name]()
+    asked = asyncio.ensure_future(c.explain_rootish(x))
+    # It computes meanwhile
+    assert await c.submit(max, 1, 2) == 2
+    assert is_answer(await asked)
+
+
+def ask_there(name: str) -> bool:
+    """Ask from a worker."""
+    return is_answer(get_client().explain_rootish(COLLECTIONS[name]()))
+
+
+def test_collections_on_a_local_cluster() -> None:
+    """With a client that others wait for, and from a worker of another process."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        there = [client.submit(ask_there, name) for name in COLLECTIONS]
+        for name, make in COLLECTIONS.items():
+            assert is_answer(client.explain_rootish(make())), name
+        assert all(client.gather(there))

@@ -215,8 +215,8 @@ def test_handles() -> None:
     blocks = [da.from_delayed(one, (64,), "f8") for one in reads]
     found = sizes(da.concatenate(blocks).sum())
     assert found.nbytes[handle.key] == HANDLE
-    assert SMALL_HANDLE in [one.why for one in found.assumptions]
-    assert not [one for one in found.assumptions if not one.known]
+    # It may as well be a table, so that is said
+    assert [one.why for one in found.assumptions if not one.known] == [SMALL_HANDLE]
     alone = delayed(open)("other")
     both = delayed(operator.add)(alone, delayed(read)("y", 1))
     made = da.from_delayed(both, (8,), "f8").map_overlap(np.sin, 1)
