@@ -82,7 +82,14 @@ class Client:
         distributed.rootish.explain
         Client.rootish
         """
-        from distributed.rootish.explanation import Options, explain_on_cluster
+        from distributed.rootish.explanation import (
+            Options,
+            explain_on_cluster,
+            out_of_the_way,
+        )
 
         options = Options(sizes, predict, persist, timeout)
-        return self.sync(explain_on_cluster, collections, self, options)
+        if self.asynchronous:
+            return explain_on_cluster(collections, self, options)
+        with out_of_the_way():
+            return self.sync(explain_on_cluster, collections, self, options)

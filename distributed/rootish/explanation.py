@@ -462,8 +462,9 @@ def explain(
             "shuffles of data frames"
         )
     try:
-        question.start(client, question.find_graph).result(question.left())
-        return question.start(None, question.answer).result()
+        with out_of_the_way():
+            question.start(client, question.find_graph).result(question.left())
+            return question.start(None, question.answer).result()
     except concurrent.futures.TimeoutError:
         raise question.too_late() from None
     finally:
@@ -575,6 +576,28 @@ def _client_of_this_thread() -> Any:
     except ValueError:
         return None
     return None if client.asynchronous else client
+
+
+@contextlib.contextmanager
+def out_of_the_way() -> Iterator[None]:
+    """Let the worker run something else while a task of it waits for an answer.
+
+    What has to be computed for the answer may need the thread.
+    """
+    from distributed.threadpoolexecutor import rejoin
+    from distributed.worker import secede, thread_state
+
+    seceded = False
+    if getattr(thread_state, "key", None):
+        with contextlib.suppress(Exception):
+            # It may have done so before
+            secede()
+            seceded = True
+    try:
+        yield
+    finally:
+        if seceded:
+            rejoin()
 
 
 class _Watched:

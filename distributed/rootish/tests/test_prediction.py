@@ -432,8 +432,10 @@ async def test_what_is_there_counts(c: Any, s: Any, a: Any, b: Any) -> None:
     assert explanation.prediction.memory_limit == a.memory_manager.memory_limit
 
 
-@gen_cluster(client=True, nthreads=[("", 2)])
+@gen_cluster(client=True, nthreads=[("", 1)])
 async def test_from_a_worker(c: Any, s: Any, a: Any) -> None:
+    """What has to be computed for the answer needs the thread of who asks."""
+
     def task() -> Any:
         df = frame()
         peaks = []
@@ -543,10 +545,13 @@ def ask_there(name: str) -> bool:
 
 
 def test_collections_on_a_local_cluster() -> None:
-    """With a client that others wait for, and from a worker of another process."""
+    """With a client that blocks, and from tasks, in one process at the same time."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0"
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
         ) as cluster,
         Client(cluster) as client,
     ):
