@@ -463,10 +463,11 @@ def explain(
         )
     try:
         with out_of_the_way():
-            question.start(client, question.find_graph).result(question.left())
+            finding = question.start(client, question.find_graph)
+            while not finding.done():
+                concurrent.futures.wait([finding], question.patience())
+            finding.result()
             return question.start(None, question.answer).result()
-    except concurrent.futures.TimeoutError:
-        raise question.too_late() from None
     finally:
         question.stopped = True
 
@@ -552,14 +553,12 @@ async def explain_on_cluster(
     question = Question(collections, workers, options)
     try:
         finding = question.start(client, question.find_graph)
-        # What is not awaited any more may still raise
-        await asyncio.wait_for(
-            asyncio.shield(asyncio.wrap_future(finding)), question.left()
-        )
+        found = asyncio.wrap_future(finding)
+        while not found.done():
+            await asyncio.wait([found], timeout=question.patience())
+        found.result()
         await question.ask(scheduler)
         return await asyncio.wrap_future(question.start(None, question.answer))
-    except asyncio.TimeoutError:
-        raise question.too_late() from None
     finally:
         question.stopped = True
 
@@ -698,8 +697,21 @@ class Question:
         """Return how many seconds there are."""
         return max(self._began + self.options.seconds - time.monotonic(), 0)
 
-    def too_late(self) -> TimeoutError:
-        """Return the error that says that it took too long."""
+    def patience(self) -> float:
+        """Return how long to wait, in seconds, before this is asked again.
+
+        Raises
+        ------
+        TimeoutError
+            If that was too long. A large graph may take its time to be written down,
+            unless a time was given for it; what is bounded is what may never end.
+        """
+        left = self.left()
+        if left:
+            # Nothing is late before then
+            return left
+        if self.options.timeout is None and self._phase != "optimizes":
+            return 1.0
         text = f"the graph is not known after {self.options.seconds:g} s: dask still "
         if self._computed:
             text += (
@@ -708,7 +720,7 @@ class Question:
             )
         else:
             text += f"{self._phase} it"
-        return TimeoutError(f"{text}. Give it more time with `timeout=`.")
+        raise TimeoutError(f"{text}. Give it more time with `timeout=`.")
 
     def start(
         self, client: Any, function: Callable[[], Any]

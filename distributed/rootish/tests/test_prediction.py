@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -244,6 +245,31 @@ def test_graph_is_not_known_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
             explain(data(), timeout="10 ms", **CLUSTER)
     finally:
         release.set()
+
+
+def test_large_graphs_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To write a graph down is work that ends; only who sets a time is told so."""
+    monkeypatch.setattr(explanation, "TIMEOUT", 0.0)
+    original = explanation._materialize_graph
+    begun = threading.Event()
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        time.sleep(0.2)
+        return original(*args)
+
+    monkeypatch.setattr(explanation, "_materialize_graph", slow)
+    question = explanation.Question(
+        [data()], [prediction.Worker(1)], explanation.Options()
+    )
+    finding = question.start(None, question.find_graph)
+    assert begun.wait(60)
+    while not finding.done():
+        assert question.patience() == 1
+    finding.result()
+    question.options = explanation.Options(timeout=0)
+    with pytest.raises(TimeoutError, match="materializes it"):
+        question.patience()
 
 
 def test_errors_of_the_graph_are_raised() -> None:
