@@ -31,20 +31,42 @@ class Client:
 
         return self.sync(ask_scheduler, self.scheduler)
 
-    def explain_rootish(self, *collections: Any) -> Any:
-        """Tell which groups of a computation will be root-ish on this cluster, and why.
+    def explain_rootish(
+        self,
+        *collections: Any,
+        sizes: Mapping[str, str | float] | None = None,
+        predict: bool | None = None,
+        persist: bool = False,
+        timeout: str | float | None = None,
+    ) -> Any:
+        """Tell what a computation will take on this cluster, and what is root-ish.
 
-        Nothing is run. The settings are those of this process.
+        The graph is not run. To know it, dask may have to compute something on the
+        cluster, as the partitions of a data frame that is sorted; what that was is
+        said. The settings are those of this process.
 
         Parameters
         ----------
         *collections
             Collections of dask that are to be computed at once.
+        sizes
+            Name of a group or its prefix -> size of the output of each of its tasks,
+            such as ``{"read": "2 MiB"}``, where dask does not know it. What is not
+            given is taken from a run that the scheduler still knows, if there is one.
+        predict
+            Whether to predict what the computation takes. By default that is done for
+            graphs of up to 100,000 tasks.
+        persist
+            Whether results are to stay on the workers, as with ``persist``.
+        timeout
+            Time that it may take to know the graph and to predict, such as
+            ``"5 minutes"``. By default that is half a minute, without a bound on what
+            ``predict=True`` takes.
 
         Returns
         -------
         Explanation
-            It is printed as a table, has one for notebooks, and ``to_dict``.
+            It is printed as a table, has one for notebooks, ``plot``, and ``to_dict``.
 
         Raises
         ------
@@ -52,12 +74,22 @@ class Client:
             If one is no collection.
         ValueError
             If there are no collections, or the cluster has no workers.
+        TimeoutError
+            If the graph is not known in time, or what was asked for not predicted.
 
         See Also
         --------
         distributed.rootish.explain
         Client.rootish
         """
-        from distributed.rootish.explanation import explain_on_cluster
+        from distributed.rootish.explanation import (
+            Options,
+            explain_on_cluster,
+            out_of_the_way,
+        )
 
-        return self.sync(explain_on_cluster, collections, self.scheduler)
+        options = Options(sizes, predict, persist, timeout)
+        if self.asynchronous:
+            return explain_on_cluster(collections, self, options)
+        with out_of_the_way():
+            return self.sync(explain_on_cluster, collections, self, options)

@@ -61,7 +61,7 @@ def main(tasks: int, graphs: tuple[str, ...], figures: str | None) -> None:
         number = len(graph)
         del graph
         start = time.process_time()
-        explanation = explain(collection, nthreads=2, nworkers=4)
+        explanation = explain(collection, nthreads=2, nworkers=4, predict=False)
         took = time.process_time() - start
         click.echo(
             f"{name}: {number} tasks in {len(explanation.groups)} groups; optimised "

@@ -13,17 +13,18 @@ from continuous_integration.tests.conftest import ROOT, run
 DOCS = ROOT / "docs"
 EXPLAIN = ("-m", "distributed.cli.dask_rootish", "explain")
 CLUSTER = ("--nworkers", "2", "--nthreads", "2")
+FOUR = ("--nworkers", "4", "--nthreads", "1")
 
 
 @pytest.mark.parametrize(
     ("command", "output"),
     [
         (
-            (*EXPLAIN, "explain_example:mean", "--nworkers", "4", "--nthreads", "1"),
+            (*EXPLAIN, "explain_example:mean", *FOUR, "--no-predict"),
             "explain_example.txt",
         ),
         (
-            (*EXPLAIN, "restricted_example:all_days", *CLUSTER),
+            (*EXPLAIN, "restricted_example:all_days", *CLUSTER, "--no-predict"),
             "restricted_explained.txt",
         ),
         (("settings_example.py",), "settings_example.txt"),
@@ -35,6 +36,24 @@ def test_output(command: Sequence[str], output: str) -> None:
     assert without_hashes(printed) == without_hashes(
         (DOCS / output).read_text(encoding="utf-8")
     )
+
+
+def test_prediction() -> None:
+    """The order of sets, and with it what is moved, is another each time."""
+    command = (*EXPLAIN, "predict_example:squares", *FOUR, "--memory", "64MiB")
+    printed = run(sys.executable, "-B", *command, cwd=DOCS)
+    page = (DOCS / "predict_example.txt").read_text(encoding="utf-8")
+    for policy in ("producers", "marked"):
+        peaks = [
+            float(found[1])
+            for text in (printed, page)
+            if (found := re.search(rf"^{policy}.* ([\d.]+) MiB .* no$", text, re.M))
+        ]
+        assert len(peaks) == 2
+        assert peaks[0] == pytest.approx(peaks[1], rel=0.25)
+    why = "random_sample  mean_chunk waits for mean_agg-aggregate"
+    assert why in printed
+    assert why in page
 
 
 def without_hashes(text: str) -> str:

@@ -39,6 +39,9 @@ PLOT_NAME = "rootish-demo.png"
 #: Exit code of ``dask rootish explain --fail-on-overproduction``
 OVERPRODUCTION = 3
 
+#: Exit code of ``dask rootish explain --fail``
+TOO_LARGE = 4
+
 INSTALL_HINT = "pip install 'distributed[demo] @ git+https://…'"
 
 
@@ -226,6 +229,26 @@ def demo(
         sys.exit(128 + signal.SIGINT)
 
 
+def _sizes(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, int]:
+    """Make sizes by name of pairs of a name and a size."""
+    sizes = {}
+    for value in values:
+        name, equals, size = value.rpartition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{value!r} is not NAME=SIZE, such as read=2MiB.")
+        sizes[name] = _size(ctx, param, size)
+    return sizes
+
+
+def _memory(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> int | None:
+    """Make a number of bytes of a size, if there is one."""
+    return None if value is None else _size(ctx, param, value)
+
+
 @main.command(name="explain")
 @click.argument("target", metavar="[PACKAGE.MODULE:OBJECT]", required=False)
 @click.option(
@@ -244,8 +267,42 @@ def demo(
     type=click.IntRange(min=1),
     help="Number of threads of each worker.  [default: as LocalCluster starts here]",
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    callback=_memory,
+    help="Memory of each worker, such as 4GiB.  [default: as LocalCluster starts here, "
+    "if the number of workers and threads is, too]",
+)
+@click.option(
+    "--size",
+    "sizes",
+    metavar="NAME=SIZE",
+    multiple=True,
+    callback=_sizes,
+    help="Size of the output of each task of a name, such as read=2MiB, where dask "
+    "does not know it. Can be given more than once.",
+)
+@click.option(
+    "--predict/--no-predict",
+    default=None,
+    help="Whether to predict what it takes.  [default: up to 100,000 tasks]",
+)
+@click.option(
+    "--persist", is_flag=True, help="Results stay on the workers, as with persist."
+)
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    help="Time that it may take, such as 5m.  [default: 30s]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--unfold", is_flag=True, help="Show each group in a row of its own.")
+@click.option(
+    "--fail",
+    is_flag=True,
+    help=f"Exit with {TOO_LARGE} if it does not fit the memory of the workers.",
+)
 @click.option(
     "--fail-on-overproduction",
     is_flag=True,
@@ -256,11 +313,17 @@ def explain(
     scheduler: str | None,
     nworkers: int | None,
     nthreads: int | None,
+    memory: int | None,
+    sizes: dict[str, int],
+    predict: bool | None,
+    persist: bool,
+    timeout: str | None,
     as_json: bool,
     unfold: bool,
+    fail: bool,
     fail_on_overproduction: bool,
 ) -> None:
-    """Tell which groups of a computation are root-ish, and why, without running it.
+    """Tell what a computation will take, and why, without running it.
 
     OBJECT is a collection of dask, a list or tuple of such, or a function that takes
     nothing and returns one. Modules are looked for in the current folder, too.
@@ -274,14 +337,36 @@ def explain(
     if scheduler is not None:
         if nworkers is not None or nthreads is not None:
             raise click.UsageError("--nworkers and --nthreads are the scheduler's own.")
+        if fail or persist or sizes or (memory, predict, timeout) != (None,) * 3:
+            raise click.UsageError(
+                "--fail, --memory, --persist, --predict, --size and --timeout are for "
+                "what has not run."
+            )
         explanation = _ask(scheduler)
     else:
         assert target is not None
-        explanation = _explain(target, nworkers, nthreads)
+        if fail and predict is False:
+            raise click.UsageError("--fail needs what --no-predict leaves out.")
+        if fail and memory is None and (nworkers, nthreads) != (None, None):
+            raise click.UsageError("--fail needs --memory.")
+        explanation = _explain(
+            target,
+            nworkers=nworkers,
+            nthreads=nthreads,
+            memory=memory,
+            sizes=sizes,
+            predict=predict,
+            persist=persist,
+            timeout=timeout,
+        )
+        if fail and explanation.fits is None:
+            raise click.ClickException(f"{target}: {'; '.join(explanation.notes)}")
     if as_json:
         click.echo(json.dumps(explanation.to_dict(), indent=2))
     else:
         _print(explanation.to_text(unfold=unfold))
+    if fail and getattr(explanation, "fits", None) is False:
+        sys.exit(TOO_LARGE)
     if fail_on_overproduction and explanation.overproducing():
         sys.exit(OVERPRODUCTION)
 
@@ -336,20 +421,22 @@ def _line(error: Exception) -> str:
     return shorten(" ".join(str(error).split()), 300)
 
 
-def _explain(target: str, nworkers: int | None, nthreads: int | None) -> Explanation:
+def _explain(target: str, **options: Any) -> Explanation:
     """Explain what is not running yet."""
     from distributed.rootish import explain
 
     collections = _load(target)
     try:
-        return explain(*collections, nthreads=nthreads, nworkers=nworkers)
-    except (TypeError, ValueError) as e:
+        return explain(*collections, **options)
+    except (TimeoutError, TypeError, ValueError) as e:
         raise click.ClickException(f"{target}: {e}") from e
 
 
 def _load(target: str) -> list[Any]:
     """Import what is to be explained, and call it if it is a function."""
     from dask.base import is_dask_collection
+
+    from distributed.rootish.explanation import as_on_cluster
 
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
@@ -359,12 +446,14 @@ def _load(target: str) -> list[Any]:
         )
     sys.path.insert(0, os.getcwd())
     try:
-        found = operator.attrgetter(path)(importlib.import_module(module_name))
-        # Delayed objects can be called, too
-        if callable(found) and not is_dask_collection(found):
-            found = found()
-    except Exception as e:
-        # Whatever somebody else's code raises
+        with as_on_cluster():
+            found = operator.attrgetter(path)(importlib.import_module(module_name))
+            # Delayed objects can be called, too
+            if callable(found) and not is_dask_collection(found):
+                found = found()
+    except (Exception, SystemExit) as e:
+        # Whatever somebody else's code raises; what it exits with would say something
+        # of the computation
         raise click.ClickException(f"{target}: {type(e).__name__}: {e}") from e
     return list(found) if isinstance(found, (list, tuple)) else [found]
 

@@ -22,16 +22,21 @@ loading
     What loads, and how much of it is let through.
 history
     What became of computations.
+sizes
+    How large the output of each task will be.
+prediction
+    What a computation will take, by simulation.
 monitor
     What the scheduler has decided so far.
 explanation
-    What it would decide, before a run.
+    What it would decide, and what that will take, before a run.
 demo
     What ``dask rootish demo`` runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.rootish.policy import (
@@ -66,9 +71,19 @@ __all__ = [
 
 
 def explain(
-    *collections: Any, nthreads: int | None = None, nworkers: int | None = None
+    *collections: Any,
+    nthreads: int | None = None,
+    nworkers: int | None = None,
+    memory: str | float | None = None,
+    sizes: Mapping[str, str | float] | None = None,
+    predict: bool | None = None,
+    persist: bool = False,
+    timeout: str | float | None = None,
 ) -> Explanation:
-    """Tell, without a cluster, which groups of a computation are root-ish, and why.
+    """Tell, without a cluster, what a computation will take, and what is root-ish.
+
+    The graph is not run. To know it, dask may have to compute something, as the
+    partitions of a data frame that is sorted; what that was is said.
 
     Parameters
     ----------
@@ -80,11 +95,26 @@ def explain(
     nworkers
         Number of workers. If neither is given, they are those that ``LocalCluster``
         starts on this machine; if one is, the other is 1.
+    memory
+        Memory of each worker, such as ``"4 GiB"``. If neither this nor workers or
+        threads are given, it is that which ``LocalCluster`` gives them.
+    sizes
+        Name of a group or its prefix -> size of the output of each of its tasks, such
+        as ``{"read": "2 MiB"}``, where dask does not know it.
+    predict
+        Whether to predict what the computation takes. By default that is done for
+        graphs of up to 100,000 tasks.
+    persist
+        Whether results are to stay on the workers, as with ``persist``, rather than to
+        be put together, as with ``compute``.
+    timeout
+        Time that it may take to know the graph and to predict, such as ``"5 minutes"``.
+        By default that is half a minute, but for what ``predict=True`` takes.
 
     Returns
     -------
     Explanation
-        It is printed as a table, has one for notebooks, and ``to_dict``.
+        It is printed as a table, has one for notebooks, ``plot``, and ``to_dict``.
 
     Raises
     ------
@@ -92,6 +122,8 @@ def explain(
         If one is no collection.
     ValueError
         If there are no collections, or the cluster has no threads.
+    TimeoutError
+        If the graph is not known in time, or what was asked for not predicted.
 
     Examples
     --------
@@ -99,12 +131,12 @@ def explain(
     >>> x = da.ones((100, 1000), chunks=(1, 1000))
     >>> print(explain(x.mean(axis=0), nthreads=2, nworkers=4))  # doctest: +SKIP
     """
-    from distributed.deploy.utils import nprocesses_nthreads
-    from distributed.rootish.explanation import explain as explain_on
+    from distributed.rootish.explanation import Options, explain_here
 
-    if nthreads is None and nworkers is None:
-        nworkers, nthreads = nprocesses_nthreads()
-    return explain_on(
+    return explain_here(
         collections,
-        [1 if nthreads is None else nthreads] * (1 if nworkers is None else nworkers),
+        nthreads,
+        nworkers,
+        memory,
+        Options(sizes, predict, persist, timeout),
     )

@@ -3,6 +3,12 @@
 The graph is not run. Its groups are shown to the policies in the order of the data
 flow, as if what they depend on had just arrived: a few tasks of each group, on workers
 that exist on paper. So the verdicts are those of the scheduler, not of a model of it.
+What the computation will take is then predicted, by
+:mod:`distributed.rootish.prediction`.
+
+All of it happens in a thread of its own, since some graphs cannot be known before
+something is computed: the partitions of a data frame that is sorted, the statistics of
+files. The cluster that does that may need every thread that the process has.
 
 Sizes are known of
 
@@ -16,20 +22,27 @@ were handles, which is what the scheduler takes a size for that it was not told.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import logging
 import math
+import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dask._expr import Expr
+from dask._expr import FinalizeCompute
 from dask._task_spec import Alias, DataNode, GraphNode
 from dask.base import collections_to_expr, is_dask_collection
 from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
-from dask.utils import format_bytes, key_split
+from dask.system import CPU_COUNT
+from dask.utils import format_bytes, key_split, parse_bytes, parse_timedelta
 from sortedcontainers import SortedDict
 
 from distributed.collections import HeapSet
@@ -54,6 +67,19 @@ from distributed.rootish.policy import (
     UNTHROTTLED,
     Verdict,
 )
+from distributed.rootish.prediction import (
+    LIMIT,
+    PLAYED,
+    Prediction,
+    TooLong,
+    Worker,
+    html_prediction,
+    plot_prediction,
+    predict,
+    text_prediction,
+    unheard,
+)
+from distributed.rootish.sizes import Blocks, Sizes, arrays, layers, row_bytes
 from distributed.rootish.tables import Column, Row, Table, fold
 from distributed.scheduler import (
     SchedulerState,
@@ -65,15 +91,20 @@ from distributed.scheduler import (
     _materialize_graph,
 )
 from distributed.shuffle._core import P2PBarrierTask
-from distributed.utils import key_split_group, offload, silence_logging_cmgr
+from distributed.utils import key_split_group
 
 if TYPE_CHECKING:
     from dask.typing import Key
 
     from distributed.scheduler import TaskStateState
 
+logger = logging.getLogger(__name__)
+
 #: How many tasks of a group are looked at. They are alike, but for edges.
 SAMPLE = 8
+
+#: How long it may take to know the graph, and to predict what it takes.
+TIMEOUT = 30.0
 
 #: Annotations of tasks that may run on some workers only
 _RESTRICTIONS = ("workers", "resources")
@@ -179,6 +210,11 @@ class Explanation:
     in_memory
         Name of the policy -> what has been loaded and not been consumed yet, at most.
         Results that are kept and partial results come on top.
+    prediction
+        What the computation will take, None if that was not predicted.
+    notes
+        What was taken to be so, and what was computed, to know the graph; and why there
+        is no prediction if there is none.
     """
 
     groups: Sequence[GroupExplanation]
@@ -186,6 +222,39 @@ class Explanation:
     policy: str
     slots: int | None
     in_memory: Mapping[str, InMemory]
+    prediction: Prediction | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the computation fits the workers' memory under the chosen policy.
+
+        None if that was not predicted, or the workers have no limit.
+        """
+        if self.prediction is None or self.policy not in self.prediction.policies:
+            return None
+        return self.prediction.policies[self.policy].fits
+
+    def plot(self, ax: Any = None) -> Any:
+        """Plot managed memory over time, as predicted for each policy.
+
+        Parameters
+        ----------
+        ax
+            Axes of Matplotlib to draw on; new ones if they are not given.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            If nothing was predicted.
+        """
+        if self.prediction is None:
+            raise ValueError("nothing was predicted: " + "; ".join(self.notes))
+        return plot_prediction(self.prediction, ax)
 
     def overproducing(self, policy: str | None = None) -> list[GroupExplanation]:
         """Return the groups that bring in data and are not held back, if too many.
@@ -227,6 +296,8 @@ class Explanation:
                 policy: memory._asdict() for policy, memory in self.in_memory.items()
             },
             "overproducing": [group.name for group in self.overproducing()],
+            "prediction": self.prediction and self.prediction.to_dict(),
+            "notes": list(self.notes),
             "groups": [group.to_dict() for group in self.groups],
         }
 
@@ -245,10 +316,16 @@ class Explanation:
         unfold
             Whether to show each group by itself.
         """
-        return self.table().to_text(width, unfold)
+        predicted = []
+        if self.prediction is not None:
+            predicted = [*text_prediction(self.prediction, self.policy), ""]
+        return "\n".join([*predicted, self.table().to_text(width, unfold)])
 
     def _repr_html_(self) -> str:
-        return self.table().to_html()
+        predicted = ""
+        if self.prediction is not None:
+            predicted = html_prediction(self.prediction, self.policy)
+        return predicted + self.table().to_html()
 
     def table(self) -> Table:
         """Return the table of the groups, those that were judged alike in one row.
@@ -279,7 +356,7 @@ class Explanation:
                 "not held back, and more than the cluster consumes at once: "
                 + some_names(group.prefix for group in groups)
             )
-        return lines
+        return [*lines, *self.notes]
 
     def _alike(self, group: GroupExplanation) -> tuple[Any, ...]:
         """Return what groups of one row have in common."""
@@ -323,15 +400,93 @@ _COLUMNS = (
 )
 
 
-def explain(collections: Sequence[Any], nthreads: Sequence[int]) -> Explanation:
+@dataclass(frozen=True)
+class Options:
+    """What is asked for beside the collections.
+
+    Attributes
+    ----------
+    sizes
+        Prefix or name of a group -> size of the output of each task, with or without
+        a unit.
+    predict
+        Whether to predict what the computation takes; None is up to a number of tasks.
+    persist
+        Whether results are to stay on the workers, as with ``persist``.
+    timeout
+        Time that it may take, with or without a unit; None is half a minute.
+    """
+
+    sizes: Mapping[str, str | float] | None = None
+    predict: bool | None = None
+    persist: bool = False
+    timeout: str | float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time that it may take."""
+        return TIMEOUT if self.timeout is None else parse_timedelta(self.timeout)
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Sizes in bytes."""
+        return {name: parse_bytes(size) for name, size in (self.sizes or {}).items()}
+
+
+DEFAULT = Options()
+
+
+def check(collections: Sequence[Any], options: Options) -> None:
+    """Raise if something cannot be explained.
+
+    Parameters
+    ----------
+    collections
+        What is said to be collections of dask.
+    options
+        What is asked for.
+
+    Raises
+    ------
+    TypeError
+        If one is no collection of dask.
+    ValueError
+        If there are none, or an option cannot be understood.
+    """
+    for collection in collections:
+        if not is_dask_collection(collection):
+            hint = ""
+            if hasattr(collection, "chunk") and hasattr(collection, "chunks"):
+                hint = (
+                    ", which holds no chunks: open it with `chunks={}`, or call "
+                    "`.chunk()`, so that it is loaded piece by piece"
+                )
+            raise TypeError(
+                "only collections of dask can be explained, such as arrays, data "
+                "frames, bags, delayed objects and xarray objects that hold them; got "
+                f"{type(collection).__name__}{hint}"
+            )
+    if not collections:
+        raise ValueError("nothing to explain: give at least one collection")
+    # These raise what is to be raised
+    _ = options.given, options.seconds
+
+
+def explain(
+    collections: Sequence[Any],
+    workers: Sequence[Worker],
+    options: Options = DEFAULT,
+) -> Explanation:
     """Explain collections on a cluster; see :func:`distributed.rootish.explain`.
 
     Parameters
     ----------
     collections
         Collections of dask.
-    nthreads
-        Number of threads of each worker.
+    workers
+        Of the cluster.
+    options
+        What else is asked for.
 
     Raises
     ------
@@ -339,36 +494,80 @@ def explain(collections: Sequence[Any], nthreads: Sequence[int]) -> Explanation:
         If one is no collection of dask.
     ValueError
         If there are no collections, or no threads.
+    TimeoutError
+        If the graph is not known in time.
     """
-    for collection in collections:
-        if not is_dask_collection(collection):
-            raise TypeError(
-                "only collections of dask can be explained, such as arrays, data "
-                "frames, bags, delayed objects and xarray objects that hold them; got "
-                f"{type(collection).__name__}"
-            )
-    if not collections:
-        raise ValueError("nothing to explain: give at least one collection")
-    if not nthreads or min(nthreads) < 1:
+    check(collections, options)
+    if not workers or min(worker.nthreads for worker in workers) < 1:
         raise ValueError("a cluster needs a worker, and each worker a thread")
-    expr = collections_to_expr(collections).optimize()
-    tasks, annotations = _materialize_graph(expr, False)
-    restricted = {key for kind in _RESTRICTIONS for key in annotations.get(kind, ())}
-    graph = _Graph(_cull(tasks, set(flatten(expr.__dask_keys__()))), restricted)
-    graph.set_sizes(_array_sizes(collections))
-    verdicts = {name: _Paper(name, nthreads).judge(graph) for name in POLICIES}
-    return _summarize(graph, verdicts, _Paper(None, nthreads))
+    question = Question(collections, workers, options)
+    client = _client_of_this_thread()
+    if client is None:
+        question.notes.append(
+            "no cluster: the graph is taken as it is where there is one, with P2P "
+            "shuffles of data frames"
+        )
+    try:
+        with out_of_the_way():
+            finding = question.start(client, question.find_graph)
+            while not finding.done():
+                concurrent.futures.wait([finding], question.patience())
+            finding.result()
+            return question.start(None, question.answer).result()
+    finally:
+        question.stopped = True
 
 
-async def explain_on_cluster(collections: Sequence[Any], scheduler: Any) -> Explanation:
+def explain_here(
+    collections: Sequence[Any],
+    nthreads: int | None,
+    nworkers: int | None,
+    memory: str | float | None,
+    options: Options,
+) -> Explanation:
+    """Explain collections without a cluster; see :func:`distributed.rootish.explain`.
+
+    Parameters
+    ----------
+    collections
+        Collections of dask.
+    nthreads, nworkers
+        Number of threads of each worker, and of workers; None is as on this machine, or
+        one if the other is given.
+    memory
+        Of each worker, with or without a unit.
+    options
+        What else is asked for.
+    """
+    from distributed.deploy.utils import nprocesses_nthreads
+    from distributed.worker_memory import parse_memory_limit
+
+    if nthreads is None and nworkers is None:
+        nworkers, nthreads = nprocesses_nthreads()
+        memory = "auto" if memory is None else memory
+    nthreads = 1 if nthreads is None else nthreads
+    limit = None
+    if memory is not None and nthreads > 0:
+        limit = parse_memory_limit(memory, nthreads, logger=logger)
+    worker = Worker(nthreads, limit)
+    return explain(
+        collections, [worker] * (1 if nworkers is None else nworkers), options
+    )
+
+
+async def explain_on_cluster(
+    collections: Sequence[Any], client: Any, options: Options = DEFAULT
+) -> Explanation:
     """Explain collections; see :meth:`distributed.Client.explain_rootish`.
 
     Parameters
     ----------
     collections
         Collections of dask.
-    scheduler
-        The client's connection to the scheduler of the cluster.
+    client
+        A client of the cluster.
+    options
+        What else is asked for.
 
     Raises
     ------
@@ -376,46 +575,371 @@ async def explain_on_cluster(collections: Sequence[Any], scheduler: Any) -> Expl
         If one is no collection of dask.
     ValueError
         If there are no collections, or no workers.
+    TimeoutError
+        If the graph is not known in time.
     """
-    nthreads = await scheduler.ncores()
-    if not nthreads:
+    check(collections, options)
+    scheduler = client.scheduler
+    identity = await scheduler.identity()
+    workers = [
+        Worker(
+            facts["nthreads"],
+            facts["memory_limit"] or None,
+            (address, str(facts["name"])),
+            facts["resources"],
+        )
+        for address, facts in identity["workers"].items()
+        if facts["nthreads"]
+    ]
+    if not workers:
         raise ValueError(
             "the cluster has no workers yet: wait for them, or give `nworkers` and "
             "`nthreads` to `distributed.rootish.explain`"
         )
-    return await offload(explain, collections, list(nthreads.values()))
+    question = Question(collections, workers, options)
+    try:
+        finding = question.start(client, question.find_graph)
+        found = asyncio.wrap_future(finding)
+        while not found.done():
+            await asyncio.wait([found], timeout=question.patience())
+        found.result()
+        await question.ask(scheduler)
+        return await asyncio.wrap_future(question.start(None, question.answer))
+    finally:
+        question.stopped = True
 
 
-def _array_sizes(collections: Iterable[Any]) -> dict[str, float]:
-    """Return the mean size of the chunks of all arrays that collections are made of.
+def _client_of_this_thread() -> Any:
+    """Return the client that computations of this thread would use, None without one.
+
+    One that lives in this very thread cannot answer while the thread waits.
+    """
+    from distributed.worker import get_client
+
+    try:
+        client = get_client()
+    except ValueError:
+        return None
+    return None if client.asynchronous else client
+
+
+@contextlib.contextmanager
+def out_of_the_way() -> Iterator[None]:
+    """Let the worker run something else while a task of it waits for an answer.
+
+    What has to be computed for the answer may need the thread.
+    """
+    from distributed.threadpoolexecutor import rejoin
+    from distributed.worker import secede, thread_state
+
+    seceded = False
+    if getattr(thread_state, "key", None):
+        with contextlib.suppress(Exception):
+            # It may have done so before
+            secede()
+            seceded = True
+    try:
+        yield
+    finally:
+        if seceded:
+            rejoin()
+
+
+class _Watched:
+    """Stands for a client while a graph is optimized.
+
+    Data frames ask for a client to know that they will be computed on a cluster, and
+    compute with it what they have to know.
+
+    Parameters
+    ----------
+    client
+        The client, None if there is none: then it is computed here.
+    computed
+        What was computed is added here.
+    """
+
+    asynchronous = False
+    status = "running"
+
+    def __init__(self, client: Any, computed: list[str]):
+        self._client = client
+        self._computed = computed
+
+    def get(self, graph: Any, keys: Any, **kwargs: Any) -> Any:
+        """Compute, and note what."""
+        flat = list(flatten([keys])) if isinstance(keys, list) else [keys]
+        self._computed.extend(key_split(key) for key in flat)
+        if self._client is not None:
+            return self._client.get(graph, keys, **kwargs)
+        from dask.threaded import get
+
+        # Else there would be one for each thread that has ever asked
+        with concurrent.futures.ThreadPoolExecutor(CPU_COUNT) as pool:
+            return get(graph, keys, pool=pool)
+
+    def __getattr__(self, name: str) -> Any:
+        if self._client is None:
+            raise AttributeError(
+                f"there is no cluster here, nor a client with {name!r}, while a "
+                "computation is explained"
+            )
+        return getattr(self._client, name)
+
+
+@contextlib.contextmanager
+def as_on_cluster() -> Iterator[None]:
+    """Let collections be made as where there is a cluster, unless there is a client.
+
+    Arrays choose how they are rechunked when they are made.
+    """
+    from distributed.client import _current_client, default_client
+
+    try:
+        default_client()
+    except ValueError:
+        stand_in: Any = _Watched(None, [])
+        token = _current_client.set(stand_in)
+        try:
+            yield
+        finally:
+            _current_client.reset(token)
+    else:
+        yield
+
+
+class Question:
+    """What is to be explained, and what is known of it so far.
 
     Parameters
     ----------
     collections
-        Collections of dask. Those that are not made of layers, such as data frames, do
-        not tell.
+        Collections of dask.
+    workers
+        Of the cluster.
+    options
+        What else is asked for.
+    """
+
+    def __init__(
+        self,
+        collections: Sequence[Any],
+        workers: Sequence[Worker],
+        options: Options,
+    ):
+        self.collections = collections
+        self.workers = workers
+        self.options = options
+        self.notes: list[str] = []
+        self.stopped = False
+        self._began = time.monotonic()
+        self._computed: list[str] = []
+        self._phase = "optimizes"
+        #: What the scheduler says of outputs
+        self.seen: dict[str, float] = {}
+        self.persisted: dict[Key, float] = {}
+
+    def left(self) -> float:
+        """Return how many seconds there are."""
+        return max(self._began + self.options.seconds - time.monotonic(), 0)
+
+    def patience(self) -> float:
+        """Return how long to wait, in seconds, before this is asked again.
+
+        Raises
+        ------
+        TimeoutError
+            If that was too long. A large graph may take its time to be written down,
+            unless a time was given for it; what is bounded is what may never end.
+        """
+        left = self.left()
+        if left:
+            # Nothing is late before then
+            return left
+        if self.options.timeout is None and self._phase != "optimizes":
+            return 1.0
+        text = f"the graph is not known after {self.options.seconds:g} s: dask still "
+        if self._computed:
+            text += (
+                f"computes {', '.join(dict.fromkeys(self._computed))} for it, on the "
+                "cluster, which may be busy or have too few workers"
+            )
+        else:
+            text += f"{self._phase} it"
+        raise TimeoutError(f"{text}. Give it more time with `timeout=`.")
+
+    def start(
+        self, client: Any, function: Callable[[], Any]
+    ) -> concurrent.futures.Future[Any]:
+        """Call a function in a thread of its own.
+
+        Parameters
+        ----------
+        client
+            What it computes with.
+        function
+            What to call.
+        """
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def call() -> None:
+            from distributed.client import _current_client
+
+            watched: Any = _Watched(client, self._computed)
+            _current_client.set(watched)
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        context = contextvars.copy_context()
+        # The process may end while something is still being computed
+        threading.Thread(
+            target=context.run, args=(call,), name="explain-rootish", daemon=True
+        ).start()
+        return future
+
+    def find_graph(self) -> None:
+        """Find out what would be run."""
+        expr = collections_to_expr(self.collections)
+        if not self.options.persist:
+            expr = FinalizeCompute(expr)
+        self.take(expr.optimize())
+
+    def take(self, expr: Any) -> None:
+        """Take an expression for what would be run.
+
+        Parameters
+        ----------
+        expr
+            As it is submitted: optimized.
+        """
+        self._phase = "materializes"
+        self.expr = expr
+        tasks, self.annotations = _materialize_graph(expr, False)
+        self.outputs = list(flatten(expr.__dask_keys__()))
+        self.tasks = _cull(tasks, set(self.outputs))
+        restricted = {
+            key for kind in _RESTRICTIONS for key in self.annotations.get(kind, ())
+        }
+        self.graph = _Graph(self.tasks, restricted)
+
+    async def ask(self, scheduler: Any) -> None:
+        """Ask the scheduler how large what it knows is."""
+        outside = [key for key in self.graph.users if key not in self.tasks]
+        if outside:
+            # Some may have been forgotten
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                found = await scheduler.nbytes(keys=outside, summary=False)
+                self.persisted = {key: n for key, n in found.items() if n >= 0}
+        with contextlib.suppress(Exception):
+            status = await scheduler.rootish()
+            outputs: defaultdict[str, list[float]] = defaultdict(list)
+            for group in (status or {}).get("groups", ()):
+                if group["output"] is not None:
+                    self.seen[group["name"]] = group["output"]
+                    outputs[group["prefix"]].append(group["output"])
+            for prefix, means in outputs.items():
+                self.seen.setdefault(prefix, sum(means) / len(means))
+
+    def answer(self) -> Explanation:
+        """Explain the graph, and predict what it takes."""
+        if self._computed:
+            names = ", ".join(dict.fromkeys(self._computed))
+            self.notes.append(f"computed, to know the graph: {names}")
+        blocks = arrays(layers(self.expr))
+        graph, nthreads = self.graph, [worker.nthreads for worker in self.workers]
+        graph.set_sizes(_array_sizes(layers(self.expr)))
+        given = self.options.given
+        for name, group in graph.groups.items():
+            for known in (name, key_split(group.keys[0])):
+                if known in given:
+                    group.nbytes = given[known]
+        verdicts = {name: _Paper(name, nthreads).judge(graph) for name in POLICIES}
+        settings = _Paper(None, nthreads)
+        prediction = self._predict(blocks, settings.rootish_policy.name)
+        return _summarize(graph, verdicts, settings, prediction, self.notes)
+
+    def _predict(self, blocks: Mapping[str, Blocks], policy: str) -> Prediction | None:
+        wanted = self.options.predict
+        if wanted is False:
+            return None
+        if wanted is None and len(self.tasks) > LIMIT:
+            self.notes.append(
+                f"not predicted: more than {LIMIT} tasks; `predict=True` does it all "
+                "the same"
+            )
+            return None
+        if self.outputs and not self.tasks:
+            return None
+        sizes = Sizes(
+            self.tasks,
+            blocks,
+            self.options.given,
+            self.seen,
+            self.persisted,
+            row_bytes(self.expr),
+        )
+        if sizes.unused:
+            self.notes.append(
+                f"nothing is called {', '.join(sizes.unused)}, of which a size is given"
+            )
+        bounded = wanted is None or self.options.timeout is not None
+
+        def go_on() -> None:
+            if self.stopped or (bounded and not self.left()):
+                raise TooLong
+
+        policies = dict.fromkeys((policy, *PLAYED))
+        try:
+            return predict(
+                self.tasks,
+                self.outputs,
+                self.annotations,
+                sizes,
+                self.workers,
+                policies,
+                go_on,
+            )
+        except TooLong:
+            if wanted:
+                raise TimeoutError(
+                    f"not predicted within {self.options.seconds:g} s: give it more "
+                    "time with `timeout=`"
+                ) from None
+            self.notes.append(
+                f"not predicted within {self.options.seconds:g} s: `predict=True` "
+                "takes the time that it needs"
+            )
+            return None
+
+
+def _array_sizes(graphs: Iterable[Any]) -> dict[str, float]:
+    """Return the mean size of the chunks of all arrays that graphs are made of.
+
+    Parameters
+    ----------
+    graphs
+        Graphs of layers, as they were built.
 
     Returns
     -------
     dict
         Name of an array -> bytes. Arrays whose chunks have no known shape, or hold
-        objects, are not in it.
+        objects, are not in it. What reads and reduces at once has the size of what it
+        reads: that is what it brings in.
     """
     sizes = {}
-    for collection in collections:
-        if isinstance(getattr(collection, "expr", None), Expr):
-            continue
-        graph = collection.__dask_graph__()
-        if not isinstance(graph, HighLevelGraph):
-            continue
+    for graph in graphs:
         for name, layer in graph.layers.items():
             facts = layer.collection_annotations or {}
             dtype, chunks = facts.get("dtype"), facts.get("chunks")
             if dtype is None or chunks is None or dtype.hasobject:
                 continue
-            nbytes = math.prod(map(sum, chunks)) * dtype.itemsize
-            if not math.isnan(nbytes):
-                sizes[name] = nbytes / max(math.prod(map(len, chunks)), 1)
+            blocks = Blocks(chunks, dtype.itemsize)
+            if not math.isnan(blocks.nbytes):
+                sizes[name] = blocks.mean
     return sizes
 
 
@@ -514,6 +1038,14 @@ class _Graph:
                 group.nbytes = arrays[max(ends, key=len)]
             if all(isinstance(node, Alias) for node in nodes):
                 renamed.append(group)
+        for name, group in self.groups.items():
+            if name.startswith("finalize-") and group.nbytes is None:
+                # It puts the result together
+                inputs = [self.groups[other] for other in group.dependencies]
+                if all(other.nbytes is not None for other in inputs):
+                    group.nbytes = sum(
+                        (other.nbytes or 0) * len(other.keys) for other in inputs
+                    )
         for group in renamed:
             for other in group.dependencies:
                 if group.nbytes is None:
@@ -581,7 +1113,7 @@ class _Paper(SchedulerState):
                 nanny=None,
                 server_id=address,
             )
-        with silence_logging_cmgr("WARNING"):
+        with unheard():
             super().__init__(
                 aliases={},
                 clients={},
@@ -694,7 +1226,11 @@ def _bound(slots: int | None) -> float:
 
 
 def _summarize(
-    graph: _Graph, verdicts: Mapping[str, Mapping[str, Verdict]], settings: _Paper
+    graph: _Graph,
+    verdicts: Mapping[str, Mapping[str, Verdict]],
+    settings: _Paper,
+    prediction: Prediction | None,
+    notes: Sequence[str],
 ) -> Explanation:
     """Put together what is known of the groups.
 
@@ -706,6 +1242,10 @@ def _summarize(
         Name of the policy -> name of the group -> what the one says of the other.
     settings
         Knows the policy of the settings.
+    prediction
+        What it will take, None if that was not predicted.
+    notes
+        What was taken to be so.
     """
     bound = _bound(settings.slots)
     loaders: set[str] = set()
@@ -755,6 +1295,8 @@ def _summarize(
         policy=settings.rootish_policy.name,
         slots=settings.slots,
         in_memory={policy: _in_memory(explained, policy, bound) for policy in POLICIES},
+        prediction=prediction,
+        notes=tuple(notes),
     )
 
 

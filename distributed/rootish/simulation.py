@@ -16,6 +16,7 @@ This module imports nothing of ours, so that it can be loaded beside the release
 from __future__ import annotations
 
 import heapq
+import inspect
 import itertools
 import math
 import pickle
@@ -24,14 +25,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
-from unittest.mock import patch
 
 import dask
 import dask.order
 from dask.utils import parse_bytes
 
-import distributed.scheduler
 from distributed import Scheduler
 from distributed.comm import CommClosedError
 from distributed.protocol import Serialized
@@ -221,6 +221,24 @@ class _Registration:
         if message["status"] != "OK":
             raise SimulationError(f"a worker cannot register: {message}")
         raise _Registered
+
+
+def _elsewhere(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
+    """Return a function for which some names of its module stand for something else.
+
+    A scheduler that runs in the same process, in another thread, must not notice.
+    """
+    function = inspect.unwrap(function)
+    assert isinstance(function, FunctionType)
+    copy = FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 async def _offload(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -435,7 +453,12 @@ class Simulation:
         worker.outbox.heard = partial(self._post, worker)
         self._joined += 1
         bandwidth = parse_bytes(dask.config.get("distributed.scheduler.bandwidth"))
-        adding = self.scheduler.add_worker(
+        # While the scheduler adds it, it gives it tasks
+        add_worker = _elsewhere(
+            Scheduler.add_worker, BatchedSend=lambda **kwargs: worker.mailbox
+        )
+        adding = add_worker(
+            self.scheduler,
             _Registration(),
             address=address,
             status="running",
@@ -459,11 +482,8 @@ class Simulation:
             extra={},
             stimulus_id="join",
         )
-        # While the scheduler adds it, it gives it tasks
-        module, connect = distributed.scheduler, lambda **kwargs: worker.mailbox
         try:
-            with patch.object(module, "BatchedSend", connect):
-                _run(adding)
+            _run(adding)
         except _Registered:
             self.workers[address] = worker
             self._deliver()
@@ -513,7 +533,12 @@ class Simulation:
         order = graph.order
         if order is None:
             order = dask.order.order(dict(graph.tasks))
-        updating = self.scheduler.update_graph(
+        # As from a client, but nobody unpickles the graph
+        update_graph = _elsewhere(
+            Scheduler.update_graph, deserialize=lambda *args: graph, offload=_offload
+        )
+        updating = update_graph(
+            self.scheduler,
             client=client,
             expr_ser=Serialized({}, []),
             keys=set(outputs),
@@ -525,11 +550,7 @@ class Simulation:
                 **options,
             },
         )
-        # As from a client, but nobody unpickles the graph
-        unpacked = patch.multiple(
-            distributed.scheduler, deserialize=lambda *args: graph, offload=_offload
-        )
-        with unpacked, self.meter():
+        with self.meter():
             _run(updating)
         self._deliver()
 

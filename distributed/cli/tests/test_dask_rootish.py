@@ -705,6 +705,16 @@ def module(tmp_path, monkeypatch):
         "handles = [delayed(open)(f'{i}') for i in range(8)]\n"
         "unmarked = [delayed(read)(h, i) for h in handles for i in range(9)]\n"
         "number = 5\n"
+        "def leave():\n"
+        "    raise SystemExit(3)\n"
+        "def unchunked():\n"
+        "    import numpy, xarray\n"
+        "    return xarray.Dataset({'a': ('x', numpy.ones(3))})\n"
+        "def squares():\n"
+        "    y = da.ones((40, 512, 512), chunks=(1, 512, 512)) + 1\n"
+        "    return ((y - y.mean(axis=0)) ** 2).mean()\n"
+        "def pencils():\n"
+        "    return da.ones((40, 64, 64), chunks=(1, 64, 64)).rechunk((40, 1, 1))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
@@ -743,10 +753,61 @@ def test_explain_fails_on_overproduction(module):
         assert dask(*command[:-1]).exit_code == 0
 
 
+def test_explain_fails_if_it_does_not_fit(module):
+    command = ["explain", f"{module}:squares", *CLUSTER, "--fail", "--memory"]
+    assert dask(*command, "1GiB").exit_code == 0
+    result = dask(*command, "16MiB")
+    assert result.exit_code == dask_rootish.TOO_LARGE
+    assert "fits 16.00 MiB each" in result.stdout
+    # Without being asked to fail, it tells
+    command.remove("--fail")
+    assert dask(*command, "16MiB").exit_code == 0
+
+
+def test_explain_sizes(module):
+    size = ["--size", "read=3MiB", "--json"]
+    result = dask("explain", f"{module}:unmarked", *CLUSTER, *size)
+    prediction = json.loads(result.stdout)["prediction"]
+    assert prediction["policies"]["producers"]["peak"] > 72 * 3 * 2**20
+    assert prediction["known"] is False  # nobody knows what is opened
+    result = dask("explain", f"{module}:x", *CLUSTER, "--size", "read")
+    assert result.exit_code == 2
+    assert "NAME=SIZE" in result.stderr
+
+
+def test_explain_without_prediction(module):
+    result = dask("explain", f"{module}:x", *CLUSTER, "--no-predict", "--json")
+    assert json.loads(result.stdout)["prediction"] is None
+
+
+def test_explain_as_on_a_cluster(module):
+    """There, arrays with so many pieces are rechunked by P2P."""
+    result = dask("explain", f"{module}:pencils", *CLUSTER, "--json")
+    assert result.exit_code == 0, result.output
+    groups = [group["prefix"] for group in json.loads(result.stdout)["groups"]]
+    assert "rechunk-transfer" in groups
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--fail", "--no-predict"],
+        ["--fail"],
+        ["--scheduler", "tcp://127.0.0.1:1", "--fail"],
+        ["--scheduler", "tcp://127.0.0.1:1", "--memory", "1GiB"],
+    ],
+)
+def test_explain_bad_options(module, options):
+    target = [] if "--scheduler" in options else [f"{module}:x", *CLUSTER]
+    assert dask("explain", *target, *options).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
         ("things_to_explain:fail", "RuntimeError: no data today"),
+        ("things_to_explain:leave", "SystemExit: 3"),
+        ("things_to_explain:unchunked", "chunks="),
         ("things_to_explain:none", "no attribute 'none'"),
         ("things_to_explain:number", "got int"),
         ("no_such_module:x", "No module named 'no_such_module'"),
