@@ -41,7 +41,10 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
         "more than 64 KiB in the mean": "a number of the decision",
         "more than 1 MiB": "a number of the decision",
     },
-    "docs/explain.rst": {"160 chunks of 2 MiB": "the input of the example"},
+    "docs/explain.rst": {
+        "160 chunks of 2 MiB": "the input of the example",
+        "between 0.75 and 1.33 times": "a bound of the comparison",
+    },
     "docs/faults.rst": {
         "8 Zarr arrays of 12 chunks of 128 KiB": "the input of the scenarios",
         "limit of 640 MB": "a setting of the scenarios",

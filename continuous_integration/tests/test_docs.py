@@ -47,13 +47,13 @@ def test_prediction() -> None:
         peaks = [
             float(found[1])
             for text in (printed, page)
-            if (found := re.search(rf"^{policy}.* ([\d.]+) MiB .* no$", text, re.M))
+            if (found := re.search(rf"^{policy}.*? ([\d.]+) MiB .* no$", text, re.M))
         ]
         assert len(peaks) == 2
         assert peaks[0] == pytest.approx(peaks[1], rel=0.25)
-    why = "random_sample  mean_chunk waits for mean_agg-aggregate"
-    assert why in printed
-    assert why in page
+    why = r"random_sample +mean_chunk waits for mean_agg-aggregate"
+    assert re.search(why, printed)
+    assert re.search(why, page)
 
 
 def without_hashes(text: str) -> str:

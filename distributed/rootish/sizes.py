@@ -695,6 +695,9 @@ class Sizes:
             node = self.tasks[user]
             if isinstance(node, Alias):
                 return output, BECOMES
+        if any(output.shape is None for _, output in known):
+            # What says that something was sent, or is guessed itself, tells nothing
+            return None
         if not self.tasks[key].dependencies and len(users) > 1:
             return Output(HANDLE), SMALL_HANDLE
         shares = []

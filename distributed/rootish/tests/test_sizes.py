@@ -3,6 +3,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import dask
 import dask.array as da
 import dask.bag as db
 import numpy as np
@@ -220,7 +221,29 @@ def test_handles() -> None:
     alone = delayed(open)("other")
     both = delayed(operator.add)(alone, delayed(read)("y", 1))
     made = da.from_delayed(both, (8,), "f8").map_overlap(np.sin, 1)
-    assert BECOMES in [one.why for one in sizes(made).assumptions]
+    found = sizes(made, persist=True)
+    assert [one.why for one in found.assumptions] == [BECOMES, BECOMES]
+
+
+def test_what_was_sent_tells_nothing() -> None:
+    """The output of a transfer is tiny, whatever it has sent."""
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    dd = pytest.importorskip("dask.dataframe")
+
+    def make(number: int) -> Any:
+        return pd.DataFrame({"k": np.arange(9), "x": 1.0})
+
+    frame = dd.from_map(make, range(4), meta=make(0))
+    with dask.config.set({"dataframe.shuffle.method": "p2p"}):
+        found = sizes(frame.shuffle("k"))
+    assert NOTHING in [one.why for one in found.assumptions]
+    with dask.config.set({"dataframe.shuffle.method": "p2p"}):
+        found = sizes(frame.shuffle("k"), given={"make": 3 * MIB})
+    unpacked = [n for key, n in found.nbytes.items() if "p2pshuffle" in str(key)]
+    assert len(unpacked) == 4
+    # Whatever one more column does
+    assert 2 * MIB < min(unpacked) < 6 * MIB
 
 
 def test_persisted() -> None:
