@@ -345,7 +345,7 @@ def test_explanation() -> None:
     """A group for each file is one row, whose names are printable."""
     names = [f"open\x1b-{n:032x}" for n in range(40)]
     arrays = [da.ones(4, chunks=2, name=name) for name in names]
-    explanation = explain(*arrays, nthreads=1, nworkers=2)
+    explanation = explain(*arrays, nthreads=1, nworkers=2, predict=False)
     text = explanation.to_text(width=80)
     assert len(rows_of(text)) <= 8
     assert "open\\x1b" in text
