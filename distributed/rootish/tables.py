@@ -42,9 +42,8 @@ IN_A_SENTENCE = 80
 ENOUGH_FOR_NAMES = 30
 LEAST_NAME = 12
 
-#: Reasons that are explained below a table, and lines that this takes, at most
-EXPLAINED = 8
-LINES = 24
+#: Lines below a table in which reasons are explained, at most
+LINES = 18
 
 _CUT = "..."
 
@@ -490,8 +489,8 @@ class Table:
             lines += self._lines(list(_unfolded(rows) if unfold else rows), width)
         if left_out := len(self.rows) - len(rows):
             lines.append(f"{_CUT} and {left_out:,d} more rows")
-        if explained := list(self._explained(rows, width)):
-            lines += ["", *(explained if unfold else explained[:LINES])]
+        if explained := self._explained(rows, width, None if unfold else LINES):
+            lines += ["", *explained]
         return "\n".join(lines)
 
     def _lines(self, rows: Sequence[Row], width: int) -> Iterator[str]:
@@ -532,27 +531,35 @@ class Table:
             number = f" ({row.number:,d})"
         return shorten(row.name, width - len(number)) + number
 
-    def _explained(self, rows: Iterable[Row], width: int) -> Iterator[str]:
-        """Yield what the reasons are that occur, and what to do."""
+    def _explained(
+        self, rows: Iterable[Row], width: int, room: int | None
+    ) -> list[str]:
+        """Return what the reasons are that occur, and what to do, as lines.
+
+        Those of the first rows, where there is no room for all.
+        """
         reasons: dict[str, Row] = {}
         for row in rows:
             if row.reason is not None:
                 reasons.setdefault(row.reason, row)
+        indent = max((len(printable(reason)) for reason in reasons), default=0) + 2
         sections: dict[str, None] = {}
-        names = [*map(printable, reasons)][:EXPLAINED]
-        indent = max(map(len, names), default=0) + 2
+        lines: list[str] = []
         before = None
-        for name, (reason, row) in zip(names, reasons.items()):
+        for reason, row in reasons.items():
             advice = advice_on(reason, self.queue)
-            text = printable(row.explanation or "")
+            text = row.explanation or ""
             if advice:
-                sections[advice.section] = None
                 # Not the same again and again
                 text += f" {advice.text if advice != before else 'Likewise.'}"
+            new = _wrap(text, width, printable(reason).ljust(indent))
+            if room is not None and lines and len(lines) + len(new) > room:
+                break
+            lines += new
+            if advice:
                 before = advice
-            yield from _wrap(text, width, name.ljust(indent))
-        for section in sections:
-            yield f"See {link_to(section)}"
+                sections[advice.section] = None
+        return lines + [f"See {link_to(section)}" for section in sections]
 
     def to_html(self) -> str:
         """Lay it out for a notebook."""
