@@ -575,7 +575,7 @@ class Table:
             text += (
                 f"<details><summary>{more}</summary>{self._html_rows(shown)}</details>"
             )
-        return text
+        return text + self._html_explained()
 
     def _html_rows(self, rows: Sequence[Row]) -> str:
         if not rows:
@@ -589,11 +589,11 @@ class Table:
 
     def _html_row(self, row: Row) -> str:
         cells = [f"<td style='{_align(self.columns[0])}'>{self._html_name(row)}</td>"]
-        last = len(self.columns) - 1
         for n, cell in enumerate(row.cells, start=1):
             text = html.escape(shorten(cell, NAME))
-            if n == last and row.reason is not None:
-                text = self._html_reason(row)
+            if cell == row.reason and row.explanation:
+                tip = html.escape(shorten(row.explanation, TOOLTIP))
+                text = f"<span title='{tip}'>{text}</span>"
             cells.append(f"<td style='{_align(self.columns[n])}'>{text}</td>")
         return f"<tr>{''.join(cells)}</tr>"
 
@@ -610,11 +610,20 @@ class Table:
             parts += f"<br>and {left_out:,d} more"
         return f"<details><summary>{name}</summary>{parts}</details>"
 
-    def _html_reason(self, row: Row) -> str:
-        text = html.escape(printable(row.explanation or row.reason or ""))
-        if advice := advice_on(row.reason, self.queue):
-            text += f"<br><small>{html_advice(advice)}</small>"
-        return text
+    def _html_explained(self) -> str:
+        """Return what the reasons are that occur in the first rows, and what to do."""
+        reasons: dict[str, Row] = {}
+        for row in self.rows[:UNFOLDED]:
+            if row.reason is not None:
+                reasons.setdefault(row.reason, row)
+        lines = []
+        for reason, row in reasons.items():
+            text = f"<b>{html.escape(printable(reason))}</b>: "
+            text += html.escape(shorten(row.explanation or "", 10 * IN_A_SENTENCE))
+            if advice := advice_on(reason, self.queue):
+                text += f" {html_advice(advice)}"
+            lines.append(text)
+        return f"<p><small>{'<br>'.join(lines)}</small></p>" if lines else ""
 
 
 def html_advice(advice: Advice) -> str:
@@ -644,9 +653,8 @@ def _html_code(name: str) -> str:
 
 
 def _align(column: Column) -> str:
-    if column.number:
-        return "text-align: right"
-    return "text-align: left; white-space: normal; max-width: 32em"
+    side = "right" if column.number else "left"
+    return f"text-align: {side}; white-space: nowrap"
 
 
 def _unfolded(rows: Iterable[Row]) -> Iterator[Row]:
