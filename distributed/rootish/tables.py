@@ -42,9 +42,8 @@ IN_A_SENTENCE = 80
 ENOUGH_FOR_NAMES = 30
 LEAST_NAME = 12
 
-#: Reasons that are explained below a table, and lines that this takes, at most
-EXPLAINED = 8
-LINES = 24
+#: Lines below a table in which reasons are explained, at most
+LINES = 18
 
 _CUT = "..."
 
@@ -490,8 +489,8 @@ class Table:
             lines += self._lines(list(_unfolded(rows) if unfold else rows), width)
         if left_out := len(self.rows) - len(rows):
             lines.append(f"{_CUT} and {left_out:,d} more rows")
-        if explained := list(self._explained(rows, width)):
-            lines += ["", *(explained if unfold else explained[:LINES])]
+        if explained := self._explained(rows, width, None if unfold else LINES):
+            lines += ["", *explained]
         return "\n".join(lines)
 
     def _lines(self, rows: Sequence[Row], width: int) -> Iterator[str]:
@@ -532,27 +531,35 @@ class Table:
             number = f" ({row.number:,d})"
         return shorten(row.name, width - len(number)) + number
 
-    def _explained(self, rows: Iterable[Row], width: int) -> Iterator[str]:
-        """Yield what the reasons are that occur, and what to do."""
+    def _explained(
+        self, rows: Iterable[Row], width: int, room: int | None
+    ) -> list[str]:
+        """Return what the reasons are that occur, and what to do, as lines.
+
+        Those of the first rows, where there is no room for all.
+        """
         reasons: dict[str, Row] = {}
         for row in rows:
             if row.reason is not None:
                 reasons.setdefault(row.reason, row)
+        indent = max((len(printable(reason)) for reason in reasons), default=0) + 2
         sections: dict[str, None] = {}
-        names = [*map(printable, reasons)][:EXPLAINED]
-        indent = max(map(len, names), default=0) + 2
+        lines: list[str] = []
         before = None
-        for name, (reason, row) in zip(names, reasons.items()):
+        for reason, row in reasons.items():
             advice = advice_on(reason, self.queue)
-            text = printable(row.explanation or "")
+            text = row.explanation or ""
             if advice:
-                sections[advice.section] = None
                 # Not the same again and again
                 text += f" {advice.text if advice != before else 'Likewise.'}"
+            new = _wrap(text, width, printable(reason).ljust(indent))
+            if room is not None and lines and len(lines) + len(new) > room:
+                break
+            lines += new
+            if advice:
                 before = advice
-            yield from _wrap(text, width, name.ljust(indent))
-        for section in sections:
-            yield f"See {link_to(section)}"
+                sections[advice.section] = None
+        return lines + [f"See {link_to(section)}" for section in sections]
 
     def to_html(self) -> str:
         """Lay it out for a notebook."""
@@ -568,7 +575,7 @@ class Table:
             text += (
                 f"<details><summary>{more}</summary>{self._html_rows(shown)}</details>"
             )
-        return text
+        return text + self._html_explained()
 
     def _html_rows(self, rows: Sequence[Row]) -> str:
         if not rows:
@@ -582,11 +589,11 @@ class Table:
 
     def _html_row(self, row: Row) -> str:
         cells = [f"<td style='{_align(self.columns[0])}'>{self._html_name(row)}</td>"]
-        last = len(self.columns) - 1
         for n, cell in enumerate(row.cells, start=1):
             text = html.escape(shorten(cell, NAME))
-            if n == last and row.reason is not None:
-                text = self._html_reason(row)
+            if cell == row.reason and row.explanation:
+                tip = html.escape(shorten(row.explanation, TOOLTIP))
+                text = f"<span title='{tip}'>{text}</span>"
             cells.append(f"<td style='{_align(self.columns[n])}'>{text}</td>")
         return f"<tr>{''.join(cells)}</tr>"
 
@@ -603,11 +610,20 @@ class Table:
             parts += f"<br>and {left_out:,d} more"
         return f"<details><summary>{name}</summary>{parts}</details>"
 
-    def _html_reason(self, row: Row) -> str:
-        text = html.escape(printable(row.explanation or row.reason or ""))
-        if advice := advice_on(row.reason, self.queue):
-            text += f"<br><small>{html_advice(advice)}</small>"
-        return text
+    def _html_explained(self) -> str:
+        """Return what the reasons are that occur in the first rows, and what to do."""
+        reasons: dict[str, Row] = {}
+        for row in self.rows[:UNFOLDED]:
+            if row.reason is not None:
+                reasons.setdefault(row.reason, row)
+        lines = []
+        for reason, row in reasons.items():
+            text = f"<b>{html.escape(printable(reason))}</b>: "
+            text += html.escape(shorten(row.explanation or "", 10 * IN_A_SENTENCE))
+            if advice := advice_on(reason, self.queue):
+                text += f" {html_advice(advice)}"
+            lines.append(text)
+        return f"<p><small>{'<br>'.join(lines)}</small></p>" if lines else ""
 
 
 def html_advice(advice: Advice) -> str:
@@ -637,9 +653,8 @@ def _html_code(name: str) -> str:
 
 
 def _align(column: Column) -> str:
-    if column.number:
-        return "text-align: right"
-    return "text-align: left; white-space: normal; max-width: 32em"
+    side = "right" if column.number else "left"
+    return f"text-align: {side}; white-space: nowrap"
 
 
 def _unfolded(rows: Iterable[Row]) -> Iterator[Row]:

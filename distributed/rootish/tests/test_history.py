@@ -108,9 +108,11 @@ async def test_one_for_each_computation(
     await event.set()
     await wait(running)
     # Of keys that are there already, nothing is new
-    again = c.map(load, range(TASKS), key=keys("now"))
-    await wait(again)
+    dsk = loads("now")
+    again = c.get(dsk, list(dsk), sync=False)
+    await async_poll_for(lambda: len(s.computations) == 5, timeout=10)
     assert len((await c.rootish()).computations) == 4
+    del again
 
 
 @policy_cluster(far=False, config={SETTING: 2})

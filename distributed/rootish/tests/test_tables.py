@@ -268,7 +268,7 @@ def test_text_is_bounded(width: int) -> None:
     computations = [
         past(
             [
-                PastGroups(name, 9, 9, True, reason, "Because.", 9, 9, True)
+                PastGroups(name, 9, 9, True, reason, "Because " * 40, 9, 9, True)
                 for name in [*HOSTILE, *map(str, range(80))]
                 for reason in ADVICE
             ],
