@@ -74,7 +74,6 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
     "continuous_integration/upstream/docs/scheduling-policies.rst": {
         "than 64 KiB": "a number of the decision",
         "4.6 times the largest output": "a number of the queue",
-        "counts as 1 MiB": "a number of the queue",
         "more than 1 MiB": "a number of the decision",
     },
 }
