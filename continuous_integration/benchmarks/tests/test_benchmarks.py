@@ -502,14 +502,16 @@ def test_deal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a picture, and the computation in it comes to its end."""
+    """There are pictures, and the computation in each comes to its end."""
     from continuous_integration.benchmarks import page
 
     monkeypatch.setattr(page, "STEPS", 8)
-    picture = tmp_path / "made" / "page.png"
-    ran = CliRunner().invoke(page.main, [str(picture)])
+    made = tmp_path / "made"
+    ran = CliRunner().invoke(page.main, [str(made)])
     assert ran.exit_code == 0, ran.output
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    pictures = {picture.stem: picture.read_bytes() for picture in made.iterdir()}
+    assert set(pictures) == set(page.PICTURES)
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
 def test_table_sees_different_results() -> None:

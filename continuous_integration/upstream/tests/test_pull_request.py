@@ -249,10 +249,13 @@ def test_branch(made: Made) -> None:
         "distributed/rootish/__init__.py",
         "distributed/rootish/policy.py",
         "distributed/rootish/explanation.py",
+        "distributed/rootish/handles.py",
         "distributed/rootish/history.py",
         "distributed/rootish/loading.py",
         "distributed/rootish/monitor.py",
+        "distributed/rootish/prediction.py",
         "distributed/rootish/simulation.py",
+        "distributed/rootish/sizes.py",
         "distributed/rootish/tables.py",
         "distributed/scheduler.py",
         "distributed/stealing.py",
@@ -265,10 +268,13 @@ def test_branch(made: Made) -> None:
         "distributed/rootish/tests/test_restrictions.py",
         "distributed/rootish/tests/test_policy.py",
         "distributed/rootish/tests/test_explanation.py",
+        "distributed/rootish/tests/test_handles.py",
         "distributed/rootish/tests/test_history.py",
         "distributed/rootish/tests/test_monitor.py",
         "distributed/rootish/tests/test_tables.py",
+        "distributed/rootish/tests/test_prediction.py",
         "distributed/rootish/tests/test_simulation.py",
+        "distributed/rootish/tests/test_sizes.py",
         PAGE,
     }
     pages = git(made.checkout, "diff", "--name-only", f"{BRANCH}^", BRANCH)
@@ -439,10 +445,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 35 files",
-        "ruff-format 1.2.3: passed on 35 files",
+        "ruff-check 1.2.3: passed on 41 files",
+        "ruff-format 1.2.3: passed on 41 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 35 files",
+        "mypy 5: passed on 41 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)
