@@ -47,12 +47,11 @@ from sortedcontainers import SortedDict
 
 from distributed.collections import HeapSet
 from distributed.core import Status
-from distributed.rootish.history import size, some_names, yes_or_no
-from distributed.rootish.monitor import (
+from distributed.rootish.loading import (
     CHUNKS_PER_SLOT,
     SMALL,
-    chunks_let_through,
     count_slots,
+    let_loose,
 )
 from distributed.rootish.policy import (
     COUNTED,
@@ -79,8 +78,16 @@ from distributed.rootish.prediction import (
     text_prediction,
     unheard,
 )
-from distributed.rootish.sizes import Blocks, Sizes, arrays, layers, row_bytes
-from distributed.rootish.tables import Column, Row, Table, fold
+from distributed.rootish.sizes import Blocks, Sizes, arrays, declared, layers, row_bytes
+from distributed.rootish.tables import (
+    Column,
+    Row,
+    Table,
+    fold,
+    size,
+    some_names,
+    yes_or_no,
+)
 from distributed.scheduler import (
     SchedulerState,
     TaskGroup,
@@ -276,15 +283,12 @@ class Explanation:
             raise ValueError(
                 f"policy must be one of {', '.join(POLICIES)}; got {policy!r}"
             )
-        queue = self.slots is not None
-        groups = [
-            group
-            for group in self.groups
-            if group.brings_data and not (queue and group.verdicts[policy].rootish)
-        ]
-        # There can be one for each file
-        bound = chunks_let_through(self.slots, sum(self.nthreads))
-        return groups if sum(group.tasks for group in groups) > bound else []
+        return let_loose(
+            self.groups,
+            lambda group: group.verdicts[policy].rootish,
+            self.slots,
+            sum(self.nthreads),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same in plain types, as for JSON."""
@@ -933,12 +937,8 @@ def _array_sizes(graphs: Iterable[Any]) -> dict[str, float]:
     sizes = {}
     for graph in graphs:
         for name, layer in graph.layers.items():
-            facts = layer.collection_annotations or {}
-            dtype, chunks = facts.get("dtype"), facts.get("chunks")
-            if dtype is None or chunks is None or dtype.hasobject:
-                continue
-            blocks = Blocks(chunks, dtype.itemsize)
-            if not math.isnan(blocks.nbytes):
+            blocks = declared(layer)
+            if blocks and not math.isnan(blocks.nbytes):
                 sizes[name] = blocks.mean
     return sizes
 

@@ -16,28 +16,27 @@ import dataclasses
 import heapq
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import dask.config
-from dask.utils import format_bytes
 
 from distributed.metrics import monotonic, thread_time
-from distributed.rootish.loading import (
-    chunks_let_through,
-    count_slots,
-    find_loaders,
-)
+from distributed.rootish.loading import count_slots, find_loaders, let_loose
 from distributed.rootish.policy import Verdict, mean_output
 from distributed.rootish.tables import (
+    SHORT_NAME,
     Column,
     Row,
     Table,
     plain_name,
     shorten,
+    size,
+    some_names,
+    yes_or_no,
 )
 
 if TYPE_CHECKING:
@@ -62,9 +61,6 @@ MOST_ROWS = 100
 
 #: States of tasks that are still to be done
 _TO_DO: tuple[TaskStateState, ...] = ("waiting", "queued", "processing", "no-worker")
-
-#: Largest part of a name that a computation is called by
-_NAME = 30
 
 
 @dataclass(frozen=True)
@@ -193,13 +189,7 @@ class ComputationStatus:
 
         Too many are more tasks than are let through if they are held back.
         """
-        groups = [
-            group
-            for group in self.groups
-            if group.brings_data and not (group.rootish and self.slots is not None)
-        ]
-        bound = chunks_let_through(self.slots, self.nthreads)
-        return groups if sum(group.tasks for group in groups) > bound else []
+        return let_loose(self.groups, attrgetter("rootish"), self.slots, self.nthreads)
 
     def __str__(self) -> str:
         return self.to_text()
@@ -262,7 +252,9 @@ class ComputationStatus:
     def held_at_peak(self) -> str:
         """Return what held the memory at the peak, as text."""
         largest = list(self.at_peak.items())[:3]
-        held = [f"{size(nbytes)} {shorten(name, _NAME)}" for name, nbytes in largest]
+        held = [
+            f"{size(nbytes)} {shorten(name, SHORT_NAME)}" for name, nbytes in largest
+        ]
         # Sizes are estimated, so that there may seem to be some where there are none
         if self.copies_at_peak > 0.05 * (self.peak or 0):
             held.append(f"{size(self.copies_at_peak)} copies of results")
@@ -271,7 +263,7 @@ class ComputationStatus:
     def title(self) -> str:
         """Return what it may be known by: the names that made the most bytes."""
         names = list(dict.fromkeys(group.prefix for group in self.groups))
-        return ", ".join(shorten(name, _NAME) for name in names[:2])
+        return ", ".join(shorten(name, SHORT_NAME) for name in names[:2])
 
 
 _PAST = (
@@ -299,41 +291,6 @@ def _past_row(group: PastGroups) -> Row:
         group.explanation,
         number=group.groups,
     )
-
-
-def some_names(names: Iterable[str]) -> str:
-    """Return names as text, each once, and not too many of them.
-
-    Parameters
-    ----------
-    names
-        Anything.
-    """
-    different = list(dict.fromkeys(names))
-    more = f" and {len(different) - 3:,d} more" if len(different) > 3 else ""
-    return ", ".join(shorten(name, _NAME) for name in different[:3]) + more
-
-
-def yes_or_no(rootish: bool | None) -> str:
-    """Return whether a group is root-ish, as a word.
-
-    Parameters
-    ----------
-    rootish
-        None if it is not decided.
-    """
-    return "?" if rootish is None else "yes" if rootish else "no"
-
-
-def size(nbytes: float | None) -> str:
-    """Return a number of bytes as text, ``?`` if it is not known.
-
-    Parameters
-    ----------
-    nbytes
-        The number, or None.
-    """
-    return "?" if nbytes is None else format_bytes(round(nbytes))
 
 
 def known_fields(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:

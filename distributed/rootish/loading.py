@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from distributed.rootish.policy import (
     DATA_PRICE,
@@ -18,9 +18,21 @@ from distributed.rootish.policy import (
 
 if TYPE_CHECKING:
     # Circular dependencies
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from distributed.scheduler import SchedulerState, TaskGroup
+
+
+class _Group(Protocol):
+    """What is known of a task group."""
+
+    @property
+    def tasks(self) -> int: ...
+    @property
+    def brings_data(self) -> bool: ...
+
+
+G = TypeVar("G", bound=_Group)
 
 #: What is loaded at once where loading is held back, for each slot: the chunk that is
 #: being loaded and the one that is being consumed.
@@ -72,6 +84,35 @@ def chunks_let_through(slots: int | None, nthreads: int) -> int:
         Number of threads of all workers; without a queue, one counts as a slot.
     """
     return CHUNKS_PER_SLOT * (nthreads if slots is None else slots)
+
+
+def let_loose(
+    groups: Iterable[G],
+    rootish: Callable[[G], bool | None],
+    slots: int | None,
+    nthreads: int,
+) -> list[G]:
+    """Return the groups that bring in data and are not held back, if too many.
+
+    Too many are more tasks than would be let through if they were held back. There can
+    be a group for each file, so that those of all groups count.
+
+    Parameters
+    ----------
+    groups
+        What is known of groups: ``brings_data``, and the number of ``tasks``.
+    rootish
+        Returns whether one is root-ish.
+    slots, nthreads
+        As for :func:`chunks_let_through`.
+    """
+    loose = [
+        group
+        for group in groups
+        if group.brings_data and not (slots is not None and rootish(group))
+    ]
+    bound = chunks_let_through(slots, nthreads)
+    return loose if sum(group.tasks for group in loose) > bound else []
 
 
 def brings_data(tg: TaskGroup, output: float) -> bool:

@@ -38,14 +38,15 @@ from distributed.rootish.history import (
     History,
     PastGroups,
     known_fields,
-    size,
-    yes_or_no,
 )
-from distributed.rootish.loading import CHUNKS_PER_SLOT as CHUNKS_PER_SLOT
-from distributed.rootish.loading import SMALL as SMALL
-from distributed.rootish.loading import brings_data, find_loaders
-from distributed.rootish.loading import chunks_let_through as chunks_let_through
-from distributed.rootish.loading import count_slots as count_slots
+from distributed.rootish.loading import (
+    CHUNKS_PER_SLOT,
+    brings_data,
+    chunks_let_through,
+    count_slots,
+    find_loaders,
+    let_loose,
+)
 from distributed.rootish.policy import Verdict, mean_output
 from distributed.rootish.queue import WAITS, RootishQueue
 from distributed.rootish.tables import (
@@ -58,6 +59,8 @@ from distributed.rootish.tables import (
     fold,
     plain_name,
     shorten,
+    size,
+    yes_or_no,
 )
 from distributed.utils import format_dashboard_link
 
@@ -216,13 +219,10 @@ class RootishStatus:
         """
         if not self.groups and self.computations:
             return [*self.computations[0].overproducing()]
-        groups = [
-            group
-            for group in self.groups
-            if group.brings_data and not (group.rootish and self.slots is not None)
-        ]
-        bound = chunks_let_through(self.slots, self.nthreads)
-        return [*groups] if sum(group.tasks for group in groups) > bound else []
+        groups = let_loose(
+            self.groups, attrgetter("rootish"), self.slots, self.nthreads
+        )
+        return [*groups]
 
     def waits(self) -> Counter[str]:
         """Return why tasks wait -> how many; see :class:`GroupStatus`."""

@@ -665,7 +665,6 @@ class Producers(RootishPolicy):
         them; neighbours are combined on one worker as a rule, and there is no question.
         """
         dependencies = ts.dependencies
-        state = self.state
         if (
             not dependencies
             or ts.actor
@@ -674,6 +673,7 @@ class Producers(RootishPolicy):
             or ts.host_restrictions
         ):
             return None
+        state = self.state
         running = state.running
         if len(dependencies) == 1:
             # Most tasks have one input, on one worker

@@ -175,6 +175,26 @@ class Blocks(NamedTuple):
         return self.nbytes / max(math.prod(map(len, self.chunks)), 1)
 
 
+def declared(layer: Any) -> Blocks | None:
+    """Return what a layer says of the chunks of its array.
+
+    Parameters
+    ----------
+    layer
+        A layer of a graph, as it was built.
+
+    Returns
+    -------
+    Blocks or None
+        None if it makes no array, or one of objects. The shape may be unknown.
+    """
+    facts = layer.collection_annotations or {}
+    dtype, chunks = facts.get("dtype"), facts.get("chunks")
+    if dtype is None or chunks is None or dtype.hasobject:
+        return None
+    return Blocks(chunks, dtype.itemsize)
+
+
 def arrays(graphs: Iterable[HighLevelGraph]) -> dict[str, Blocks]:
     """Return the chunks of all arrays that graphs are made of.
 
@@ -196,11 +216,10 @@ def arrays(graphs: Iterable[HighLevelGraph]) -> dict[str, Blocks]:
     for graph in graphs:
         for name in graph._toposort_layers():
             layer = graph.layers[name]
-            facts = layer.collection_annotations or {}
-            dtype, chunks = facts.get("dtype"), facts.get("chunks")
-            if dtype is None or chunks is None or dtype.hasobject:
+            said = declared(layer)
+            if said is None:
                 continue
-            itemsize: float = dtype.itemsize
+            chunks, itemsize = said.chunks, said.itemsize
             samples: _Samples | None = None
             if axes := _reduced_axes(layer):
                 # What is said of these is what they read

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, overload
 from urllib.parse import urlsplit
 
+from dask.utils import format_bytes
+
 T = TypeVar("T")
 
 #: Rows of a table that are shown until it is unfolded
@@ -34,9 +36,11 @@ MORE_PARTS = 5
 WIDTH = 120
 LEAST_WIDTH = 50
 
-#: Room for a name: in a notebook or on a page, in a tooltip, in a sentence, for which
-#: other columns of a terminal make room, and the least; in columns of a terminal
+#: Room for a name: in a notebook or on a page, among other names in a sentence, in a
+#: tooltip, in a sentence, for which other columns of a terminal make room, and the
+#: least; in columns of a terminal
 NAME = 48
+SHORT_NAME = 30
 TOOLTIP = 160
 IN_A_SENTENCE = 80
 ENOUGH_FOR_NAMES = 30
@@ -135,6 +139,41 @@ def _first_columns(text: str, width: int) -> str:
             break
         end += 1
     return text[:end]
+
+
+def some_names(names: Iterable[str]) -> str:
+    """Return names as text, each once, and not too many of them.
+
+    Parameters
+    ----------
+    names
+        Anything.
+    """
+    different = list(dict.fromkeys(names))
+    more = f" and {len(different) - 3:,d} more" if len(different) > 3 else ""
+    return ", ".join(shorten(name, SHORT_NAME) for name in different[:3]) + more
+
+
+def yes_or_no(rootish: bool | None) -> str:
+    """Return whether a group is root-ish, as a word.
+
+    Parameters
+    ----------
+    rootish
+        None if it is not decided.
+    """
+    return "?" if rootish is None else "yes" if rootish else "no"
+
+
+def size(nbytes: float | None) -> str:
+    """Return a number of bytes as text, ``?`` if it is not known.
+
+    Parameters
+    ----------
+    nbytes
+        The number, or None.
+    """
+    return "?" if nbytes is None else format_bytes(round(nbytes))
 
 
 # -- What to do ----------------------------------------------------------------------

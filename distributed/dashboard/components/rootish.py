@@ -28,7 +28,6 @@ from distributed.dashboard.components import DashboardComponent
 from distributed.dashboard.components.scheduler import env, individual_doc
 from distributed.dashboard.utils import update
 from distributed.metrics import thread_time
-from distributed.rootish.history import size, some_names
 from distributed.rootish.loading import CHUNKS_PER_SLOT, count_slots
 from distributed.rootish.monitor import count_waiting, waits_for
 from distributed.rootish.queue import WAITS
@@ -42,6 +41,8 @@ from distributed.rootish.tables import (
     link_to,
     printable,
     shorten,
+    size,
+    some_names,
 )
 from distributed.utils import log_errors
 

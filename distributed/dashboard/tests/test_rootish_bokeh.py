@@ -22,7 +22,8 @@ from distributed import Event, wait
 from distributed.dashboard.components import rootish as page
 from distributed.dashboard.components.rootish import RootishGroups
 from distributed.rootish import tables
-from distributed.rootish.monitor import CHUNKS_PER_SLOT, RootishMonitor
+from distributed.rootish.loading import CHUNKS_PER_SLOT
+from distributed.rootish.monitor import RootishMonitor
 from distributed.rootish.queue import WAITS
 from distributed.rootish.tables import ADVICE, NAME
 from distributed.rootish.tests.utils import SATURATION, TWO_WORKERS

@@ -15,7 +15,7 @@ from dask.delayed import delayed
 
 from distributed.client import wait
 from distributed.rootish import POLICIES, Verdict, explain, tables
-from distributed.rootish.monitor import CHUNKS_PER_SLOT
+from distributed.rootish.loading import CHUNKS_PER_SLOT
 from distributed.rootish.tests.utils import (
     KIB,
     MIB,

@@ -18,8 +18,8 @@ from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
 from distributed.rootish import POLICIES, explain
 from distributed.rootish.backpressure import Outstanding
 from distributed.rootish.lanes import _Run
+from distributed.rootish.loading import CHUNKS_PER_SLOT
 from distributed.rootish.monitor import (
-    CHUNKS_PER_SLOT,
     GroupStatus,
     RootishMonitor,
     RootishStatus,
