@@ -75,8 +75,7 @@ class SchedulerState:
         if choice is None or choice.task is not ts:
             return {}, {}, {}
         ws = choice.worker
-        in_doubt = ts.group.nbytes_total >= ts.group.rootish_facts.confirmed_until
-        if in_doubt and not self.is_rootish(ts):
+        if ts.group.rootish_facts.in_doubt and not self.is_rootish(ts):
             ws = self.decide_worker_non_rootish(ts) or ws
         queue.take(choice)
         return self._add_to_processing(ts, ws, stimulus_id=stimulus_id)

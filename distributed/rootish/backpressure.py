@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distributed.rootish.families import MEMBERS, STEPS, priority_of
-from distributed.rootish.policy import NEGLIGIBLE_BYTES, mean_output
+from distributed.rootish.policy import HANDLE_BYTES, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -410,4 +410,4 @@ def loads_much(ts: TaskState) -> float:
         nothing does as long as nothing is known.
     """
     output = mean_output(ts.group) or mean_output(ts.prefix) or 0.0
-    return output if output > NEGLIGIBLE_BYTES else 0.0
+    return output if output > HANDLE_BYTES else 0.0

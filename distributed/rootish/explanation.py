@@ -54,16 +54,14 @@ from distributed.rootish.loading import (
     let_loose,
 )
 from distributed.rootish.policy import (
+    BESIDE,
+    CONSUMER,
     COUNTED,
-    DATA_PRICE,
-    DEAR,
     FEW,
-    MARKED,
+    OUTPUT_PART,
+    PLACED,
     POLICIES,
     PRODUCER,
-    RESTRICTED,
-    ROOT,
-    UNTHROTTLED,
     Verdict,
 )
 from distributed.rootish.prediction import (
@@ -117,10 +115,10 @@ TIMEOUT = 30.0
 _RESTRICTIONS = ("workers", "resources")
 
 #: Verdicts on groups that bring in data, under the policy that goes by the data
-_BRINGS_DATA = frozenset({ROOT, PRODUCER, UNTHROTTLED, MARKED, COUNTED})
+_BRINGS_DATA = frozenset({PRODUCER, BESIDE, COUNTED})
 
 #: Verdicts on groups that may, for all that this policy says
-_NOT_HELD_BACK = frozenset({RESTRICTED, DEAR, FEW})
+_NOT_HELD_BACK = frozenset({PLACED, CONSUMER, FEW})
 
 
 class InMemory(NamedTuple):
@@ -1326,14 +1324,14 @@ def _loads(
     group = graph.groups[name]
     inputs = {other: graph.groups[other] for other in group.dependencies - {name}}
     if group.nbytes is None:
-        return verdict is RESTRICTED and not inputs.keys() & upstream_loaders
+        return verdict is PLACED and not inputs.keys() & upstream_loaders
     sizes = [other.nbytes for other in inputs.values()]
     total = sum(
         nbytes * len(other.keys)
         for nbytes, other in zip(sizes, inputs.values())
         if nbytes is not None
     )
-    return None not in sizes and total <= DATA_PRICE * group.nbytes * len(group.keys)
+    return None not in sizes and total <= OUTPUT_PART * group.nbytes * len(group.keys)
 
 
 def _in_memory(

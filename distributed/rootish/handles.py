@@ -4,7 +4,8 @@ A handle is what a load needs to get at its data: an opened file, a connection, 
 It is small, so by its bytes it costs nothing to copy. But what arrives on another
 worker is made again: a file is opened, an index is read, a model is loaded. If that
 takes long beside the loads, these wait for the worker that has the handle, and are held
-back there (see :mod:`distributed.rootish.queue`): when and where are two answers.
+back there (see :mod:`distributed.rootish.queue`): when and where are two answers. So do
+tasks that are held back, and whose inputs are too large to be copied to any worker.
 
 Some objects cannot be sent at all, since they hold a lock or a socket. A worker that is
 given a task with such an input fails to get it and tells the scheduler; the release
@@ -19,7 +20,7 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.rootish.policy import expected_duration
+from distributed.rootish.policy import BESIDE
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -43,6 +44,11 @@ HANDLE_TIME = 0.5
 #: Others help with the tasks beside a handle if those would take so many times as long
 #: as to make the handle once more.
 HANDLE_PATIENCE = 2
+
+#: Part of ``distributed.scheduler.unknown-task-duration`` that is assumed for a task:
+#: the default of 500 ms is a guess on the safe side for occupancy, and on the other
+#: side here.
+UNKNOWN_DURATION_PART = 0.1
 
 #: How the base begins to say which object could not be sent
 NOT_SENT = "Could not serialize object of type"
@@ -118,25 +124,32 @@ class Handles:
         best = None
         total = longest = 0.0
         nworkers = len(self._state.workers)
+        beside = ts.group.rootish_facts.verdict is BESIDE
         for dts in ts.dependencies:
-            if (seconds := _time_to_make(dts)) and dts.who_has:
+            seconds = _time_to_make(dts)
+            if beside:
+                seconds += dts.get_nbytes() / self._state.bandwidth
+            if seconds and dts.who_has:
                 users = max(len(dts.dependents), nworkers)
                 total += seconds * (nworkers - 1) / users
                 if seconds > longest:
                     best, longest = dts, seconds
         duration = self._duration(ts.prefix)
-        if best is None or total <= HANDLE_TIME * duration:
+        if best is None or not (beside or total > HANDLE_TIME * duration):
             return None
         assert best.who_has
         there = best.who_has & self._state.running
         if not there:
             return None
-        home = min(there, key=operator.attrgetter("address"))
+        home = min(there, key=lambda ws: (len(ws.processing), ws.address))
         return home, HANDLE_PATIENCE * longest / duration
 
     def _duration(self, prefix: TaskPrefix) -> float:
         """Return how long a task takes, in seconds, and never nothing."""
-        return max(expected_duration(self._state, prefix), 1e-6)
+        duration = self._state._get_prefix_duration(prefix)
+        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
+            duration *= UNKNOWN_DURATION_PART
+        return max(duration, 1e-6)
 
     def refuse(
         self, key: Key, worker: str, stimulus_id: str, failure: Mapping[str, Any]

@@ -6,13 +6,11 @@ import math
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from distributed.rootish.policy import (
-    DATA_PRICE,
-    DEAR,
-    EDGE,
+    CONSUMER,
     FEW,
     NOT_COUNTED,
-    RESTRICTED,
-    THROTTLED,
+    OUTPUT_PART,
+    PLACED,
     mean_output,
 )
 
@@ -43,7 +41,7 @@ CHUNKS_PER_SLOT = 2
 SMALL = 0.01
 
 #: Verdicts on tasks that are not held back, and may load all the same
-MAY_LOAD = frozenset({RESTRICTED, FEW, DEAR, EDGE, THROTTLED, NOT_COUNTED})
+MAY_LOAD = frozenset({PLACED, FEW, CONSUMER, NOT_COUNTED})
 
 
 def count_slots(state: SchedulerState) -> int | None:
@@ -129,7 +127,7 @@ def brings_data(tg: TaskGroup, output: float) -> bool:
     if verdict is None or not (verdict.rootish or verdict in MAY_LOAD):
         return False
     inputs = sum(other.nbytes_total for other in tg.dependencies if other is not tg)
-    return inputs <= DATA_PRICE * output * len(tg)
+    return inputs <= OUTPUT_PART * output * len(tg)
 
 
 def find_loaders(groups: Iterable[TaskGroup]) -> set[TaskGroup]:

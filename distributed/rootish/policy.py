@@ -1,40 +1,28 @@
 """Which tasks are root-ish: held back by the scheduler until a thread is free for them.
 
-A task is root-ish when running it *brings data into the cluster* and *it does not
-matter where it runs*. Sent out all at once, such tasks fill the cluster with their
-output before anything has consumed it; and there is no reason to send them to one
-worker rather than to another. Every other task is sent, as soon as it can run, to a
-worker that holds its inputs.
+Two questions, two answers:
 
-Whether it matters where a task runs is a question of price. Root-ish tasks go to
-whichever worker is free, so in the end each of their inputs lies on every worker, or on
-as many as it has users. The **price** of a task is its share of these copies, in bytes.
-It is weighed against what the copies buy:
+when
+    A task is held back if it *brings in more than it frees*, and there is more of that
+    than the cluster runs at once. Sent out all at once, such tasks would fill the
+    cluster with their output before anything has consumed it.
+where
+    It may go to any worker, unless its inputs are *expensive to move*; then it waits
+    beside them.
 
-data
-    A task may cost up to a fixed part of what it brings in. A path, an opened file, an
-    asset table or a small table of weights costs next to nothing, at any depth of the
-    graph and however many of them there are. A chunk to be sliced costs as much as
-    comes out.
-work
-    Where a group has fewer inputs than the cluster has workers, keeping its tasks
-    beside their inputs leaves workers idle. Copying is worth the time that these would
-    save.
+Both are counted in bytes. What a task brings in is the mean output of its group so far.
+What it frees is its share of its inputs, each shared out among the tasks that use it; a
+path, an opened file, or a table that thousands of reads need is next to nothing, at any
+depth of the graph and however many of them there are. An input that a client keeps is
+not freed at all. To move an input means that in the end it lies on every worker, or on
+as many as it has users. A fifth of the output is the bound on both.
 
-Bytes decide, not the number of groups that a task depends on, and not who wrote the
-loader. What a task brings in is the mean output of its group so far; inputs are in
-memory when the question is asked, so that their sizes are known.
+As long as no output of a group is known, its tasks are taken for loads if nothing that
+they depend on is data, and for consumers otherwise.
 
-Two more things are needed. There must be *more tasks than the cluster runs at once*,
-counted over groups of one prefix, or that feed one group, since loaders often make one
-group per file: holding back fewer changes nothing. And the supply must *not be
-throttled already*: a task per opened file follows an opening that is itself held back,
-and belongs beside it. Tasks that clearly outnumber their inputs, and tasks without any,
-are not throttled by anything; neither is a group that runs on all threads and has more
-to run.
-
-The mark ``Task.data_producer``, set by some collections, replaces these last two
-conditions, but does not make a large input cheap.
+Every other task is sent, as soon as it can run, to a worker that holds its inputs. Who
+wrote the loader, how many groups it depends on, how long its tasks take and how busy
+the machine is make no difference.
 
 See the page "How the decision is made" of the documentation for the evidence.
 """
@@ -66,37 +54,19 @@ if TYPE_CHECKING:
 #: A group is larger than the cluster when it has more tasks than this for each thread.
 TASKS_PER_THREAD = 2
 
-#: Bytes of copies that a task may cost for each byte that it brings in. Of the measured
-#: shapes on four workers, those that gain from being held back cost at most 0.1, and
-#: those that lose by it at least 0.4.
-DATA_PRICE = 0.25
+#: Part of its output that a task which is held back may free, and that copies of its
+#: inputs may cost where it goes to any worker.
+OUTPUT_PART = 0.2
 
-#: Output assumed for a task as long as none of its group has finished, in bytes.
+#: Output assumed for a task as long as nothing is known of it, in bytes.
 UNKNOWN_OUTPUT = 2**20
 
-#: As long as that is assumed, and there are more inputs per task than this, tasks are
-#: rather taken for consumers: their price must be negligible, and nothing that they
-#: depend on be held back itself.
-INPUTS_PER_UNKNOWN_TASK = 0.25
-
-#: What it costs to copy an input, however small, in bytes.
-MESSAGE_BYTES = 2**14
-
-#: A price that is negligible whatever the output: in bytes, and as a part of the time
-#: that the task takes.
-NEGLIGIBLE_BYTES = 2**16
-NEGLIGIBLE_TIME = 0.01
+#: Up to this size, in bytes, an output is a handle or a number: it is not worth to be
+#: held back. What is larger is data, if it is one of many.
+HANDLE_BYTES = 2**15
 
 #: An input of this size for each of its users binds them to the workers that hold it.
 BINDING_BYTES = 2**20
-
-#: Tasks outnumber their inputs clearly from this number of inputs per task downwards.
-INPUTS_PER_TASK = 0.5
-
-#: Part of ``distributed.scheduler.unknown-task-duration`` that is assumed for a task
-#: that may be worth copying for: the default of 500 ms is a guess on the safe side for
-#: occupancy, and on the other side here.
-UNKNOWN_DURATION_PART = 0.1
 
 #: Restricted tasks that a worker keeps when others are called back, as a multiple of
 #: the root-ish tasks that it holds.
@@ -129,53 +99,38 @@ class Verdict:
     explanation: str
 
 
-RESTRICTED = Verdict(False, "restricted", "It may run on some workers only.")
-ACTOR = Verdict(False, "actor", "It is an actor.")
+PRODUCER = Verdict(
+    True, "producer", "It brings in far more than it frees, and may run anywhere."
+)
+BESIDE = Verdict(
+    True,
+    "beside",
+    "It brings in far more than it frees, but its inputs are expensive to move: it "
+    "waits beside them.",
+)
+CONSUMER = Verdict(
+    False,
+    "consumer",
+    "It frees as much as it brings in, as far as is known; it runs beside its inputs.",
+)
 FEW = Verdict(False, "few", "The cluster can run all of its tasks at once.")
-DEAR = Verdict(
-    False, "dear", "Copying its inputs to other workers costs more than it buys."
-)
-THROTTLED = Verdict(
-    False,
-    "throttled",
-    "Its inputs arrive one by one; it runs where its input is.",
-)
-EDGE = Verdict(
-    False,
-    "edge",
-    "Its inputs are small, but of groups of large ones: data rather than handles.",
-)
 STAND_IN = Verdict(
     False,
     "stand-in",
     "It is an object of the graph that stands for data, and others wait for it.",
 )
-WAITING = Verdict(False, "waiting", "The sizes of its inputs are not known yet.")
-ROOT = Verdict(True, "root", "It has no inputs and brings data in.")
-PRODUCER = Verdict(
-    True,
-    "producer",
-    "Its inputs cost next to nothing beside the data that it brings in.",
+PLACED = Verdict(
+    False, "placed", "It is an actor, or its restrictions say where it runs."
 )
-UNTHROTTLED = Verdict(
-    True,
-    "unthrottled",
-    "Its inputs are all there at once and cost next to nothing beside the data that it "
-    "brings in.",
+COUNTED = Verdict(
+    True, "counted", "It is marked, or has fewer dependencies than the settings say."
 )
-WORK = Verdict(
-    True, "work", "Few workers hold its inputs; copying them sets the others to work."
-)
-COUNTED = Verdict(True, "counted", "It has fewer dependencies than the settings say.")
 NOT_COUNTED = Verdict(
     False,
     "not-counted",
     "The cluster can run all of its tasks at once, or it has more dependencies than "
     "the settings say.",
 )
-MARKED = Verdict(True, "marked", "It is marked as a data producer.")
-BASE = Verdict(True, "p2p", "It unpacks a P2P shuffle, which spreads it itself.")
-NOT_BASE = Verdict(False, "not-p2p", "A P2P shuffle places it.")
 
 
 def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
@@ -198,20 +153,21 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     return tasks.nbytes_total / finished if finished else None
 
 
-def expected_duration(state: SchedulerState, prefix: TaskPrefix) -> float:
-    """Return how long a task takes, in seconds; a little if that is not known.
+def expected_output(tg: TaskGroup) -> float | None:
+    """Return the mean output of a group, or else of others of its name, in bytes.
 
     Parameters
     ----------
-    state
-        Knows what is assumed of it.
-    prefix
-        The prefix of the task.
+    tg
+        The group.
+
+    Returns
+    -------
+    float or None
+        None as long as no task has finished.
     """
-    duration = state._get_prefix_duration(prefix)
-    if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
-        duration *= UNKNOWN_DURATION_PART
-    return duration
+    output = mean_output(tg)
+    return mean_output(tg.prefix) if output is None else output
 
 
 def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
@@ -219,10 +175,10 @@ def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
     return set().union(*[dts.who_has or () for dts in inputs])
 
 
-def _was_loaded(ts: TaskState) -> bool:
-    """Whether an output is a chunk that was held back itself, and no handle."""
-    verdict = ts.group.rootish_facts.verdict
-    return bool(verdict and verdict.rootish) and ts.nbytes > NEGLIGIBLE_BYTES
+def _is_one_of_many(tg: TaskGroup) -> bool:
+    """Whether a group was found to have more tasks than the cluster runs at once."""
+    verdict = tg.rootish_facts.verdict
+    return verdict is not None and verdict is not FEW and verdict is not STAND_IN
 
 
 def stands_for_data(run_spec: object) -> bool:
@@ -241,7 +197,7 @@ def stands_for_data(run_spec: object) -> bool:
 
 
 class GroupFacts:
-    """What is known of a task group, kept with it and reviewed as it grows.
+    """What is known of a task group, kept with it.
 
     Attributes
     ----------
@@ -249,71 +205,48 @@ class GroupFacts:
         The last one on a task of the group, None as long as there was none.
     count
         How often it was given since there was another.
-    data
-        Price that a task may cost for the data that it brings in, in bytes.
-    allowed
-        Price that a task may cost for that, or that is negligible, in bytes.
-    allowed_marked
-        The same for a task that is marked as a data producer.
-    work
-        Bytes that a worker can receive in the time that a task takes.
-    most
-        Price that no task may cost, whatever it brings in or does, in bytes.
     guessed
-        Whether nothing is known of the output, neither of the group nor of its prefix.
-    review_at
-        Value of ``TaskGroup.nbytes_total`` from which on the facts are out of date.
+        Whether nothing was known of the output when it was given.
     output_until_joined
         Output of a task, and what is made of it before it is combined, in bytes; see
         :func:`distributed.rootish.families.output_until_joined`.
     output_review_at
         Value of ``TaskPrefix.nbytes_total`` from which on that is out of date.
-    confirmed_until
-        Value of ``TaskGroup.nbytes_total`` from which on queued tasks are judged again
-        when they leave the queue. They are not if their inputs were never weighed, or
-        one of the group was found to be root-ish by these facts.
     """
 
     __slots__ = (
         "_earlier",
-        "allowed",
-        "allowed_marked",
-        "confirmed_until",
         "count",
-        "data",
         "guessed",
-        "most",
         "output_review_at",
         "output_until_joined",
-        "review_at",
         "verdict",
-        "work",
     )
 
     verdict: Verdict | None
     count: int
     #: Verdicts before the last one -> how often they were given
     _earlier: dict[Verdict, int] | None
-    data: float
-    allowed: float
-    allowed_marked: float
-    work: float
-    most: float
     guessed: bool
-    review_at: int
     output_until_joined: tuple[float, float]
     output_review_at: int
-    confirmed_until: float
 
     def __init__(self) -> None:
         self.verdict = None
         self.count = 0
         self._earlier = None
-        self.data = self.allowed = self.allowed_marked = self.work = self.most = 0
-        self.guessed = True
-        self.review_at = self.output_review_at = 0
+        self.guessed = False
+        self.output_review_at = 0
         self.output_until_joined = (1.0, 1.0)
-        self.confirmed_until = math.inf
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a task of the group is judged again when it leaves the queue.
+
+        It is if nothing was known of its output when it was queued, or others of its
+        group were found not to be root-ish meanwhile.
+        """
+        return self.guessed or not (self.verdict and self.verdict.rootish)
 
     @property
     def decisions(self) -> dict[Verdict, int]:
@@ -350,33 +283,6 @@ class GroupFacts:
         self.verdict = verdict
         self.count = 1
         return not self._earlier or verdict not in self._earlier
-
-    def review(self, state: SchedulerState, tg: TaskGroup) -> None:
-        """Weigh anew what a task of the group may cost.
-
-        Parameters
-        ----------
-        state
-            Knows how long tasks take, and how fast the network is.
-        tg
-            The group.
-        """
-        prefix = tg.prefix
-        known = mean_output(tg) if tg.nbytes_total else None
-        if known is None and not any(dep.prefix is prefix for dep in tg.dependencies):
-            # Others of the prefix are alike, unless this is the next of several steps
-            known = mean_output(prefix)
-        self.guessed = known is None
-        output = UNKNOWN_OUTPUT if known is None else known
-        self.work = state.bandwidth * expected_duration(state, prefix)
-        self.data = DATA_PRICE * output
-        negligible = min(NEGLIGIBLE_BYTES, NEGLIGIBLE_TIME * self.work)
-        self.allowed = max(self.data, negligible)
-        self.allowed_marked = max(self.data, NEGLIGIBLE_BYTES)
-        self.most = max(self.allowed, self.work)
-        # The first output is news; later ones are when they might change the mean.
-        self.review_at = 2 * tg.nbytes_total or 1
-        self.confirmed_until = 0
 
 
 def within_count(state: SchedulerState, tg: TaskGroup, limit: float = math.inf) -> bool:
@@ -540,9 +446,9 @@ class RootishPolicy(ABC):
 
 
 class Producers(RootishPolicy):
-    """Root-ish is what brings in data and may run anywhere. See the module's docstring.
+    """Root-ish is what brings in more than it frees. See the module's docstring.
 
-    Costs O(dependencies of the task), and stops at the first that is too dear.
+    Costs O(dependencies of the task), and stops as soon as they are too large.
     """
 
     name = "producers"
@@ -566,34 +472,57 @@ class Producers(RootishPolicy):
         if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
             nthreads = self._threads_to_wait_for(ts)
             if not nthreads:
-                return RESTRICTED
+                return PLACED
         if ts.actor:
-            return ACTOR
+            return PLACED
         if not ts._queueable:
-            return BASE if state._is_rootish_marked(ts) else NOT_BASE
-        tg = ts.group
-        run_spec = ts.run_spec
-        marked = run_spec is not None and run_spec.data_producer
-        facts = tg.rootish_facts
-        if (
-            tg.nbytes_total < facts.review_at
-            and not (facts.guessed or self._raised)
-            and (verdict := self._like_the_last(ts, facts, marked))
-        ):
-            return verdict
-        # A queued task stays where it is when the cluster grows, unless by its price
-        if not (marked or ts._state == "queued" or larger_than_cluster(ts, nthreads)):
+            # A P2P shuffle, which spreads its tasks itself
+            return COUNTED if state._is_rootish_marked(ts) else NOT_COUNTED
+        # A queued task stays where it is when the cluster grows
+        if ts._state != "queued" and not larger_than_cluster(ts, nthreads):
             return FEW
         if not ts.dependencies:
-            if len(ts.dependents) > 1 and stands_for_data(run_spec):
+            if len(ts.dependents) > 1 and stands_for_data(ts.run_spec):
                 return STAND_IN
-            return MARKED if marked else ROOT
-        if ts.waiting_on and not marked:
-            return WAITING
-        verdict = self._weigh(ts, facts, marked)
-        if self._raised and not verdict.rootish and self._asked_for(tg):
+            return PRODUCER
+        if ts.waiting_on:
+            # The sizes of its inputs are not known yet
+            return CONSUMER
+        verdict = self._weigh(ts)
+        if self._raised and not verdict.rootish and self._asked_for(ts.group):
             return COUNTED
         return verdict
+
+    def _weigh(self, ts: TaskState) -> Verdict:
+        """Weigh what a task brings in against what it frees, and against copies."""
+        tg = ts.group
+        known = expected_output(tg)
+        tg.rootish_facts.guessed = known is None
+        output = UNKNOWN_OUTPUT if known is None else known
+        if output <= HANDLE_BYTES:
+            return CONSUMER
+        bound = OUTPUT_PART * output
+        # A single worker has nothing to copy, but the cluster may grow
+        nworkers = max(len(self.state.workers), 2)
+        frees = copies = inputs = 0.0
+        for dts in ts.dependencies:
+            users = len(dts.dependents)
+            nbytes: float = dts.nbytes
+            group = dts.group
+            if group is not tg:
+                # Padding, or cutting edges off, makes small outputs beside large ones:
+                # what becomes of an edge is as small
+                nbytes = max(nbytes, mean_output(group) or 0)
+            if not dts.who_wants:
+                frees += nbytes / users
+            copies += nbytes * (nworkers - 1) / max(users, nworkers)
+            inputs += 1 / users
+            if frees >= bound or (
+                known is None
+                and (inputs > 1 or (nbytes > HANDLE_BYTES and _is_one_of_many(group)))
+            ):
+                return CONSUMER
+        return PRODUCER if copies < bound else BESIDE
 
     def _threads_to_wait_for(self, ts: TaskState) -> float:
         """Return for how many threads a restricted task waits, 0 if it goes at once.
@@ -608,15 +537,12 @@ class Producers(RootishPolicy):
             return 0
         if math.isinf(state.WORKER_SATURATION) or ts.actor or not ts._queueable:
             return 0
-        output = mean_output(ts.group)
+        output = expected_output(ts.group)
         if output is None:
-            output = mean_output(ts.prefix)
-        if output is None:
-            marked = ts.run_spec is not None and ts.run_spec.data_producer
-            if not (ts.dependents or marked):
+            if not ts.dependents:
                 self.unsure[ts.group] = None
                 return 0
-        elif output <= NEGLIGIBLE_BYTES:
+        elif output <= HANDLE_BYTES:
             return 0
         pool = queue.pool(ts)
         return pool.nthreads if pool.workers else 0
@@ -637,7 +563,7 @@ class Producers(RootishPolicy):
         queue: Any = self.state.queued
         for tg in known:
             del self.unsure[tg]
-            if (mean_output(tg) or 0) <= NEGLIGIBLE_BYTES:
+            if (mean_output(tg) or 0) <= HANDLE_BYTES:
                 continue
             for ws in self.state.running:
                 mine = [
@@ -710,147 +636,6 @@ class Producers(RootishPolicy):
 
         return min(holders, key=starts)
 
-    def _like_the_last(
-        self, ts: TaskState, facts: GroupFacts, marked: bool
-    ) -> Verdict | None:
-        """Return the last verdict on a group, if a glance tells that it still holds.
-
-        It is the same that weighing all inputs would come to, and more often than not
-        this is enough.
-        """
-        if facts.verdict is DEAR and not marked:
-            # One input is enough to say so: its copies cost at least half of it
-            for dts in ts.dependencies:
-                users = len(dts.dependents)
-                if (
-                    dts.nbytes > 2 * (facts.data if users == 1 else facts.most)
-                    and dts.who_has
-                    and len(dts.who_has) == 1
-                    and (users == 1 or users <= len(self.state.workers))
-                ):
-                    return DEAR
-        elif facts.verdict is PRODUCER and marked and len(ts.dependencies) == 1:
-            [dts] = ts.dependencies
-            if (
-                dts.nbytes + MESSAGE_BYTES <= facts.data
-                and ts.group.nbytes_total < facts.confirmed_until
-            ):
-                return PRODUCER
-        return None
-
-    def _weigh(self, ts: TaskState, facts: GroupFacts, marked: bool) -> Verdict:
-        """Weigh the price of the inputs of ``ts`` against what copying them buys."""
-        state = self.state
-        tg = ts.group
-        if tg.nbytes_total >= facts.review_at or (
-            facts.guessed and tg.prefix.nbytes_total
-        ):
-            facts.review(state, tg)
-
-        # A single worker has nothing to copy, but the cluster may grow
-        nworkers = len(state.workers)
-        if nworkers < 2:
-            nworkers = 2
-        allowed = facts.allowed_marked if marked else facts.allowed
-        price = 0.0
-        # Inputs of the task, each shared out among its users
-        inputs = 0.0
-        for dts in ts.dependencies:
-            users = len(dts.dependents)
-            inputs += 1 / users
-            # What is everywhere already costs nothing. Replicas short of that do not
-            # count, lest a group that is not held back drift into being so.
-            who_has = dts.who_has
-            if not who_has or len(who_has) < nworkers:
-                nbytes = (dts.nbytes + MESSAGE_BYTES) * (nworkers - 1)
-                price += nbytes / (users if users > nworkers else nworkers)
-                if price > allowed and inputs * tg._size >= nworkers:
-                    return DEAR
-
-        if not marked and inputs > INPUTS_PER_TASK:
-            if price > facts.data:
-                return DEAR
-            if ts._state != "queued" and not self._unthrottled(tg):
-                return THROTTLED
-            return EDGE if self._cut_off(ts, allowed) else UNTHROTTLED
-        if facts.guessed and not marked:
-            if inputs > INPUTS_PER_UNKNOWN_TASK:
-                if price > NEGLIGIBLE_BYTES:
-                    return DEAR
-                if any(dts.group.states["queued"] for dts in ts.dependencies):
-                    return THROTTLED
-            elif any(map(_was_loaded, ts.dependencies)):
-                return DEAR
-        if (
-            state.rootish_tg_threshold <= 0
-            and not marked
-            and inputs * tg._size < nworkers
-            and (facts.guessed or price > facts.data)
-        ):
-            # The user wants no group spread for the sake of its number, and nothing
-            # else is known that speaks for this one
-            return DEAR
-        if price <= allowed:
-            if not marked and self._cut_off(ts, allowed):
-                return EDGE
-            if (
-                not facts.guessed
-                and tg.nbytes_total >= facts.confirmed_until
-                # That it is everywhere already says nothing about the others
-                and (
-                    price
-                    or allowed
-                    >= sum(
-                        (dts.nbytes + MESSAGE_BYTES) / len(dts.dependents)
-                        for dts in ts.dependencies
-                    )
-                )
-            ):
-                # What the prefix makes is believed until the group makes something
-                facts.confirmed_until = math.inf if tg.nbytes_total else 1
-            return PRODUCER
-        # Tasks with fewer inputs than there are workers would leave some idle. Time
-        # that copying takes on the workers that hold them, and time that it saves. (A
-        # worker waits for half of the copies on average. The other half is for the
-        # memory that they take.)
-        done = tg.states["memory"] + tg.states["forgotten"] + tg.states["erred"]
-        idle = 1 - inputs * (len(tg) - done) / nworkers
-        if state.rootish_tg_threshold > 0 and price <= facts.work * idle:
-            return WORK
-        return DEAR
-
-    def _cut_off(self, ts: TaskState, allowed: float) -> bool:
-        """Whether the inputs of ``ts`` are cheap only as small ones of large groups.
-
-        Padding, or cutting edges off, makes a group of small outputs beside large ones.
-        What becomes of an edge is as small, whatever others of its group bring in.
-        """
-        tg = ts.group
-        nworkers = len(self.state.workers)
-        share = 0.0
-        for dts in ts.dependencies:
-            group = dts.group
-            if (
-                group.nbytes_total > allowed
-                # One function for every step makes both handles and data
-                and group is not tg
-                and (not dts.who_has or len(dts.who_has) < nworkers)
-            ):
-                share += (mean_output(group) or 0) / len(dts.dependents)
-        return share > allowed
-
-    def _unthrottled(self, tg: TaskGroup) -> bool:
-        """Whether more tasks of a prefix run than the cluster has threads for.
-
-        Without a queue there is nothing to be held back in.
-        """
-        state = self.state
-        return tg.prefix.states[
-            "processing"
-        ] > TASKS_PER_THREAD * state.total_nthreads and not math.isinf(
-            state.WORKER_SATURATION
-        )
-
     def _asked_for(self, tg: TaskGroup) -> bool:
         """Whether the settings take in this group only because the user raised them.
 
@@ -870,9 +655,7 @@ class Marked(RootishPolicy):
     __slots__ = ()
 
     def verdict(self, ts: TaskState) -> Verdict:
-        if not self.state._is_rootish_marked(ts):
-            return NOT_COUNTED
-        return MARKED if ts.run_spec and ts.run_spec.data_producer else COUNTED
+        return COUNTED if self.state._is_rootish_marked(ts) else NOT_COUNTED
 
 
 class Heuristic(RootishPolicy):
@@ -884,7 +667,7 @@ class Heuristic(RootishPolicy):
 
     def verdict(self, ts: TaskState) -> Verdict:
         if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
-            return RESTRICTED
+            return PLACED
         return COUNTED if within_count(self.state, ts.group) else NOT_COUNTED
 
 

@@ -212,44 +212,29 @@ _PLACED = "Nothing to change: it does not load."
 
 #: Name of a reason -> what to do. See :class:`distributed.rootish.Verdict`.
 ADVICE: dict[str, Advice] = {
-    "restricted": Advice(
-        "If it loads, submit it together with what consumes it, so that the scheduler "
-        "knows from the start that its output is needed, and leave "
-        "`distributed.scheduler.rootish-co-assignment` on.",
-        POOLS,
-    ),
-    "actor": Advice("Nothing to change: an actor is never held back.", SETTINGS),
-    "few": Advice(
-        "Holding back so few tasks changes nothing. If they load too much, load "
-        "smaller chunks.",
+    "producer": Advice(_IN_MEMORY, STAGES),
+    "beside": Advice(
+        "If workers idle beside those that hold its inputs, scatter what all of it "
+        "needs with `broadcast=True`.",
         SETTINGS,
     ),
-    "dear": Advice(
+    "consumer": Advice(
         "Normal for what consumes chunks. If it loads, let it depend on paths or "
         "opened files rather than on data, and scatter what all of it needs with "
         "`broadcast=True`.",
         SETTINGS,
     ),
-    "throttled": Advice(
-        "Normal for what consumes chunks. If it loads, open and load in one task.",
-        SETTINGS,
-    ),
-    "edge": Advice(
-        "Normal for edges of chunks. If it loads, do not let it depend on parts of "
-        "large data.",
+    "few": Advice(
+        "Holding back so few tasks changes nothing. If they load too much, load "
+        "smaller chunks.",
         SETTINGS,
     ),
     "stand-in": Advice(_PLACED, SETTINGS),
-    "waiting": Advice(
-        "Nothing to change: it is judged again when its inputs are there.", WHY
-    ),
-    "root": Advice(_IN_MEMORY, STAGES),
-    "producer": Advice(_IN_MEMORY, STAGES),
-    "unthrottled": Advice(_IN_MEMORY, STAGES),
-    "work": Advice(
-        "Nothing to change. If copies take too much memory, set "
-        "`distributed.scheduler.rootish-taskgroup` to 0.",
-        SETTINGS,
+    "placed": Advice(
+        "If it loads, submit it together with what consumes it, so that the scheduler "
+        "knows from the start that its output is needed, and leave "
+        "`distributed.scheduler.rootish-co-assignment` on. Actors are never held back.",
+        POOLS,
     ),
     "counted": Advice(_IN_MEMORY, STAGES),
     "not-counted": Advice(
@@ -257,11 +242,6 @@ ADVICE: dict[str, Advice] = {
         "raise `distributed.scheduler.rootish-taskgroup` and "
         "`rootish-taskgroup-dependencies` above the number of its dependencies.",
         SETTINGS,
-    ),
-    "marked": Advice(_IN_MEMORY, STAGES),
-    "p2p": Advice("Nothing to change: a shuffle spreads its tasks itself.", SETTINGS),
-    "not-p2p": Advice(
-        "Nothing to change: a shuffle places its tasks itself.", SETTINGS
     ),
 }
 
