@@ -78,6 +78,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
     "docs/readers.rst": {"48 chunks of 128 KiB": "the input of the readers"},
     "continuous_integration/upstream/docs/scheduling-policies.rst": {
         "32 KiB": "a number of the decision",
+        "1 MiB is assumed": "a number of the decision",
         "4.6 times the largest output": "a number of the queue",
         "more than 1 MiB": "a number of the decision",
     },
