@@ -33,6 +33,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
     "README.md": {"Python (3.10 or later)": "a version"},
     "docs/decision.rst": {
         "Outputs of up to 32 KiB": "a number of the decision",
+        "at least 32 KiB": "a number of the decision",
         "bring in 1 MiB": "a number of the decision",
         "more than 32 KiB whose": "a number of the decision",
         ", 1 MiB": "a number of the decision",
