@@ -41,8 +41,8 @@ PLAIN = frozenset({"builtins", "numpy", "pandas", "pyarrow", "datetime", "decima
 #: to make than this part of the time that the task takes.
 HANDLE_TIME = 0.5
 
-#: Others help with the tasks beside a handle if those would take so many times as long
-#: as to make the handle once more.
+#: Others help with the tasks beside an input if those would take so many times as long
+#: as to make it, or copy it, once more.
 HANDLE_PATIENCE = 2
 
 #: Part of ``distributed.scheduler.unknown-task-duration`` that is assumed for a task:
@@ -112,8 +112,8 @@ class Handles:
         Returns
         -------
         tuple of WorkerState and float, or None
-            The worker, and how many tasks for each of its threads may wait there before
-            others help. None if the task may as well run elsewhere.
+            The worker, and how long it takes to have the inputs elsewhere, in seconds;
+            see :meth:`patience`. None if the task may as well run there.
         """
         if self.is_bound(ts):
             if holders := self.holders(ts):
@@ -134,15 +134,30 @@ class Handles:
                 total += seconds * (nworkers - 1) / users
                 if seconds > longest:
                     best, longest = dts, seconds
-        duration = self._duration(ts.prefix)
-        if best is None or not (beside or total > HANDLE_TIME * duration):
+        if best is None or not (
+            beside or total > HANDLE_TIME * self._duration(ts.prefix)
+        ):
             return None
         assert best.who_has
         there = best.who_has & self._state.running
         if not there:
             return None
         home = min(there, key=lambda ws: (len(ws.processing), ws.address))
-        return home, HANDLE_PATIENCE * longest / duration
+        return home, longest
+
+    def patience(self, seconds: float, prefix: TaskPrefix) -> float:
+        """Return how many tasks for each thread may wait before others help.
+
+        Parameters
+        ----------
+        seconds
+            How long it takes to have their inputs elsewhere.
+        prefix
+            Of the tasks. As long as none has finished, nobody helps.
+        """
+        if prefix.duration_average < 0:
+            return math.inf
+        return HANDLE_PATIENCE * seconds / self._duration(prefix)
 
     def _duration(self, prefix: TaskPrefix) -> float:
         """Return how long a task takes, in seconds, and never nothing."""

@@ -33,7 +33,13 @@ from distributed.rootish.families import (
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.rootish.queue import RootishQueue
-    from distributed.scheduler import SchedulerState, TaskGroup, TaskState, WorkerState
+    from distributed.scheduler import (
+        SchedulerState,
+        TaskGroup,
+        TaskPrefix,
+        TaskState,
+        WorkerState,
+    )
 
 #: Families that a worker has begun and not finished, at most. Tasks of the one before
 #: may become ready late.
@@ -220,8 +226,9 @@ class Lane:
     ----------
     count
         How many tasks wait in it.
-    spare
-        Of so many tasks for each thread, others take the rest.
+    beside
+        How long it takes to have the inputs of the tasks elsewhere, in seconds, and the
+        prefix of the last; None if they do not wait beside their inputs.
     waiting
         A heap of runs, by the priority of the first task, or what that was once.
     held
@@ -244,16 +251,16 @@ class Lane:
         "_queue",
         "_spans",
         "begun",
+        "beside",
         "count",
         "held",
         "next",
         "pool",
-        "spare",
         "waiting",
     )
 
     count: int
-    spare: float
+    beside: tuple[float, TaskPrefix] | None
     waiting: list[tuple[Any, int, _Run]]
     held: dict[str, list[tuple[Any, int, _Run]]]
     next: list[Family]
@@ -277,7 +284,7 @@ class Lane:
         self._queue = queue
         self.pool = pool
         self.count = 0
-        self.spare = math.inf
+        self.beside = None
         self.held = {}
         self.next = []
         self.begun = {}

@@ -153,21 +153,28 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     return tasks.nbytes_total / finished if finished else None
 
 
-def expected_output(tg: TaskGroup) -> float | None:
-    """Return the mean output of a group, or else of others of its name, in bytes.
+def expected_output(ts: TaskState) -> float | None:
+    """Return what a task is expected to make, in bytes: the mean of its group.
+
+    As long as none of that has finished, what others of its name have made counts; but
+    not for the next of several steps, such as the levels of a pyramid, which has inputs
+    of its own name.
 
     Parameters
     ----------
-    tg
-        The group.
+    ts
+        The task.
 
     Returns
     -------
     float or None
-        None as long as no task has finished.
+        None as long as nothing is known.
     """
-    output = mean_output(tg)
-    return mean_output(tg.prefix) if output is None else output
+    output = mean_output(ts.group)
+    prefix = ts.group.prefix
+    if output is None and not any(dts.prefix is prefix for dts in ts.dependencies):
+        return mean_output(prefix)
+    return output
 
 
 def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
@@ -495,15 +502,15 @@ class Producers(RootishPolicy):
 
     def _weigh(self, ts: TaskState) -> Verdict:
         """Weigh what a task brings in against what it frees, and against copies."""
+        state = self.state
         tg = ts.group
-        known = expected_output(tg)
+        known = expected_output(ts)
         tg.rootish_facts.guessed = known is None
         output = UNKNOWN_OUTPUT if known is None else known
-        if output <= HANDLE_BYTES:
-            return CONSUMER
         bound = OUTPUT_PART * output
+        is_small = output <= HANDLE_BYTES
         # A single worker has nothing to copy, but the cluster may grow
-        nworkers = max(len(self.state.workers), 2)
+        nworkers = max(len(state.workers), 2)
         frees = copies = inputs = 0.0
         for dts in ts.dependencies:
             users = len(dts.dependents)
@@ -515,14 +522,24 @@ class Producers(RootishPolicy):
                 nbytes = max(nbytes, mean_output(group) or 0)
             if not dts.who_wants:
                 frees += nbytes / users
-            copies += nbytes * (nworkers - 1) / max(users, nworkers)
+            if len(dts.who_has or ()) < nworkers:
+                copies += nbytes * (nworkers - 1) / max(users, nworkers)
             inputs += 1 / users
-            if frees >= bound or (
-                known is None
-                and (inputs > 1 or (nbytes > HANDLE_BYTES and _is_one_of_many(group)))
+            if is_small:
+                # Held back for the work alone, if beside their inputs workers idle
+                if inputs * tg._size >= nworkers:
+                    return CONSUMER
+            elif frees >= bound:
+                return CONSUMER
+            elif known is None and (
+                inputs > 1 or (nbytes > HANDLE_BYTES and _is_one_of_many(group))
             ):
                 return CONSUMER
-        return PRODUCER if copies < bound else BESIDE
+        if state.rootish_tg_threshold <= 0 and (is_small or known is None):
+            # The user wants no tasks spread for the sake of their number
+            if inputs * tg._size < nworkers:
+                return CONSUMER
+        return PRODUCER if copies < max(bound, HANDLE_BYTES) else BESIDE
 
     def _threads_to_wait_for(self, ts: TaskState) -> float:
         """Return for how many threads a restricted task waits, 0 if it goes at once.
@@ -537,7 +554,7 @@ class Producers(RootishPolicy):
             return 0
         if math.isinf(state.WORKER_SATURATION) or ts.actor or not ts._queueable:
             return 0
-        output = expected_output(ts.group)
+        output = expected_output(ts)
         if output is None:
             if not ts.dependents:
                 self.unsure[ts.group] = None

@@ -230,7 +230,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 self.nlanes += 1
             lane = found
             if home:
-                lane.spare = home[1]
+                lane.beside = home[1], value.prefix
         cell = [value]
         self._cells[value] = cell, lane
         lane.add(value, cell)
@@ -371,7 +371,9 @@ class RootishQueue(MutableSet["TaskState"]):
                 choices.append(choice)
         if not choices:
             for lane in self._beside.values():
-                enough = lane.count > lane.spare * lane.pool.nthreads
+                assert lane.beside
+                patience = self.handles.patience(*lane.beside)
+                enough = lane.count > patience * lane.pool.nthreads
                 if enough and (choice := lane.choose(ws)):
                     return choice
         return min(choices, key=lambda choice: priority_of(choice.task), default=None)

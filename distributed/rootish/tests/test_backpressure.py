@@ -26,7 +26,7 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import FAMILY_OUTPUT, MEMBERS, STEPS
-from distributed.rootish.policy import NEGLIGIBLE_BYTES
+from distributed.rootish.policy import HANDLE_BYTES
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
@@ -104,14 +104,14 @@ def test_turned_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "nbytes", [None, 1, NEGLIGIBLE_BYTES, NEGLIGIBLE_BYTES + 1, 10 * NEGLIGIBLE_BYTES]
+    "nbytes", [None, 1, HANDLE_BYTES, HANDLE_BYTES + 1, 10 * HANDLE_BYTES]
 )
 def test_what_matters_for_memory(nbytes: int | None) -> None:
     """Handles, paths and what nothing is known of are not waited for."""
     s = Paper(2)
     loads, _ = fold(s, nbytes=nbytes)
     s.enqueue(*loads)
-    held = nbytes is not None and nbytes > NEGLIGIBLE_BYTES
+    held = nbytes is not None and nbytes > HANDLE_BYTES
     assert loads_much(loads[0]) == (nbytes if held else 0)
     assert (len(s.give_all(0)) < len(loads)) is held
 

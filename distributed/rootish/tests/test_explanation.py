@@ -210,7 +210,7 @@ def test_restricted(annotation: dict[str, Any]) -> None:
         x = da.ones((64, 8), chunks=(1, 8))
         explanation = explain(x, nthreads=1, nworkers=2, persist=True)
     [group] = explanation.groups
-    assert group.verdicts["producers"].reason == "restricted"
+    assert group.verdicts["producers"].reason == "placed"
     assert rootish(group) == [False, False, False]
     assert explanation.overproducing() == [group]
 
@@ -253,7 +253,7 @@ async def test_p2p(c: Any, s: Any, a: Any, b: Any) -> None:
     explanation = explain(x, nthreads=1, nworkers=2)
     assert sum(group.tasks for group in loaders(explanation)) == 64
     reasons = {group.verdicts["producers"].reason for group in explanation.groups}
-    assert reasons & {"p2p", "not-p2p"}
+    assert reasons & {"counted", "not-counted"}
 
 
 def test_bags_and_delayed() -> None:

@@ -23,7 +23,7 @@ from distributed.rootish.families import (
     output_until_joined,
 )
 from distributed.rootish.lanes import KEPT_FAMILIES
-from distributed.rootish.policy import DEAR, PRODUCER, UNKNOWN_OUTPUT
+from distributed.rootish.policy import CONSUMER, PRODUCER, UNKNOWN_OUTPUT
 from distributed.rootish.simulation import LOCAL, Cluster, Graph
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -98,7 +98,7 @@ def test_loads_of_their_own_do_not_count(held_back: bool) -> None:
     weights = s.add("weights", 0, nbytes=100)
     total = s.add("sum", 1, weights, nbytes=2 * MIB)
     s.add("use", 2, weights, nbytes=1)
-    total.group.rootish_facts.verdict = PRODUCER if held_back else DEAR
+    total.group.rootish_facts.verdict = PRODUCER if held_back else CONSUMER
     assert made(weights) == (100, 100 if held_back else 2 * MIB + 1)
 
 

@@ -74,7 +74,7 @@ async def test_afterwards(c: Client, s: Scheduler, a: Worker, b: Worker) -> None
     assert next(iter(past.at_peak)) == "load"
     assert past.slots == 4
     loaded, measured = past.groups
-    assert (loaded.prefix, loaded.rootish, loaded.reason) == ("load", True, "root")
+    assert (loaded.prefix, loaded.rootish, loaded.reason) == ("load", True, "producer")
     assert (loaded.groups, loaded.tasks) == (1, TASKS)
     assert loaded.brings_data
     assert loaded.peak == pytest.approx(TASKS * MIB, rel=0.01)
@@ -189,7 +189,7 @@ async def test_what_was_wrong(c: Client, s: Scheduler, a: Worker, b: Worker) -> 
     status = await c.rootish()
     [past] = status.computations
     [group] = past.overproducing()
-    assert (group.prefix, group.reason) == ("load", "restricted")
+    assert (group.prefix, group.reason) == ("load", "placed")
     assert status.overproducing() == [group]
     assert "Not held back, and more than the cluster consumes at once" in str(past)
 
@@ -273,12 +273,12 @@ async def test_dump(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     state = await s.get_cluster_state(exclude=())
     [group] = state["scheduler"]["task_groups"].values()
     facts = group["rootish_facts"]
-    assert facts["verdict"]["reason"] == "root"
+    assert facts["verdict"]["reason"] == "producer"
     assert facts["verdict"]["rootish"] is True
-    assert facts["decisions"] == {"root": TASKS}
+    assert facts["decisions"] == {"producer": TASKS}
     extension = state["scheduler"]["extensions"]["rootish"]
     assert extension["policy"] == "producers"
-    assert extension["decisions"] == {"root": TASKS}
+    assert extension["decisions"] == {"producer": TASKS}
     [past] = extension["computations"]
     assert ComputationStatus.from_dict(past).tasks == TASKS
     assert " object at 0x" not in json.dumps([group, extension])

@@ -27,10 +27,10 @@ from distributed.rootish.monitor import (
     waits_for,
 )
 from distributed.rootish.policy import (
-    DEAR,
+    CONSUMER,
     FEW,
     PRODUCER,
-    RESTRICTED,
+    PLACED,
     GroupFacts,
     Producers,
     Verdict,
@@ -108,9 +108,9 @@ async def test_status_of_loads(c: Client, s: Scheduler, a: Worker, b: Worker) ->
     await wait(futures[0])
     status = await c.rootish()
     group = find(status, "load_first")
-    assert (group.rootish, group.reason) == (True, "root")
+    assert (group.rootish, group.reason) == (True, "producer")
     assert group.explanation
-    assert group.decisions == {"root": 20}
+    assert group.decisions == {"producer": 20}
     assert group.tasks == 20
     assert sum(group.states.values()) == 20
     assert group.states["memory"] == 1
@@ -128,13 +128,13 @@ async def test_status_of_loads(c: Client, s: Scheduler, a: Worker, b: Worker) ->
     assert group.states["memory"] == 20
     assert group.nbytes == pytest.approx(20 * MIB, rel=0.01)
     # A group is known as long as the scheduler knows it, and its computation longer
-    assert group.reason == "root"
+    assert group.reason == "producer"
     del futures
     await async_poll_for(lambda: not s.task_groups, timeout=10)
     status = await c.rootish()
     assert status.groups == ()
     [past] = status.computations
-    assert [each.reason for each in past.groups] == ["root"]
+    assert [each.reason for each in past.groups] == ["producer"]
 
 
 @policy_cluster(far=False)
@@ -526,7 +526,7 @@ async def test_events(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
         "group": group.name,
         "policy": "producers",
         "rootish": True,
-        "reason": "root",
+        "reason": "producer",
         "explanation": event["explanation"],
         "before": None,
     }
@@ -538,7 +538,7 @@ async def test_event_of_a_change(c: Client, s: Scheduler, a: Worker, b: Worker) 
     future = c.submit(inc, 1)
     await wait(future)
     [ts] = s.tasks.values()
-    verdicts = iter([PRODUCER, PRODUCER, DEAR, PRODUCER, DEAR])
+    verdicts = iter([PRODUCER, PRODUCER, CONSUMER, PRODUCER, CONSUMER])
 
     class Scripted(Producers):
         def verdict(self, ts: TaskState) -> Verdict:
@@ -551,11 +551,11 @@ async def test_event_of_a_change(c: Client, s: Scheduler, a: Worker, b: Worker) 
     assert [(event["before"], event["reason"]) for event in events] == [
         (None, "few"),
         ("few", "producer"),
-        ("producer", "dear"),
+        ("producer", "consumer"),
     ]
-    assert ts.group.rootish_facts.verdict is DEAR
-    assert ts.group.rootish_facts.decisions == {FEW: 1, PRODUCER: 3, DEAR: 2}
-    assert s.rootish_policy.decisions == {PRODUCER: 3, DEAR: 2}
+    assert ts.group.rootish_facts.verdict is CONSUMER
+    assert ts.group.rootish_facts.decisions == {FEW: 1, PRODUCER: 3, CONSUMER: 2}
+    assert s.rootish_policy.decisions == {PRODUCER: 3, CONSUMER: 2}
 
 
 @policy_cluster(far=False)
@@ -567,7 +567,7 @@ async def test_a_group_per_file_is_told_once(
     await wait([c.submit(inc, n, key=key) for n, key in enumerate(keys)])
     assert {tg.prefix.name for tg in s.task_groups.values()} == {"load"}
     assert len(s.task_groups) == len(keys)
-    verdicts = iter([PRODUCER, PRODUCER, DEAR, DEAR, DEAR])
+    verdicts = iter([PRODUCER, PRODUCER, CONSUMER, CONSUMER, CONSUMER])
 
     class Scripted(Producers):
         def verdict(self, ts: TaskState) -> Verdict:
@@ -582,9 +582,9 @@ async def test_a_group_per_file_is_told_once(
     events = [event for _, event in s.get_events("rootish")[before:]]
     assert [(event["before"], event["reason"]) for event in events] == [
         (None, "producer"),
-        (None, "dear"),
-        ("producer", "dear"),
-        ("producer", "dear"),
+        (None, "consumer"),
+        ("producer", "consumer"),
+        ("producer", "consumer"),
     ]
 
 
@@ -629,7 +629,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
         monitor = small_cluster(s)
         async with half_loaded(c, workers=[a.address, b.address]):
             [group] = s.task_groups.values()
-            assert group.rootish_facts.verdict is RESTRICTED
+            assert group.rootish_facts.verdict is PLACED
             assert not s.queued
             monitor.check()
             [line] = log.getvalue().splitlines()
@@ -637,7 +637,7 @@ async def test_warning(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
             assert "20.00 MiB" in line
             assert "8.00 MiB" in line
             assert "(restricted)" in line
-            assert str(ADVICE["restricted"]) in line
+            assert str(ADVICE["placed"]) in line
             assert INTERVAL in line
             # Not again and again
             monitor.check()

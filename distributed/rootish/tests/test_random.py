@@ -27,7 +27,7 @@ from continuous_integration.random_cases import (
     script,
     shrink,
 )
-from distributed.rootish.policy import DEAR, POLICIES, PRODUCER
+from distributed.rootish.policy import CONSUMER, POLICIES, PRODUCER
 from distributed.rootish.tests.utils import KIB, MIB
 from distributed.scheduler import TaskGroup, TaskPrefix
 
@@ -201,56 +201,3 @@ def test_script_is_the_case() -> None:
         assert lines[1].startswith("from continuous_integration.random_cases import ")
         exec("\n".join(lines[2:]), names)
         assert played[-1] == random_case(number)
-
-
-@settings(deadline=None, max_examples=500)
-@given(
-    inputs=st.lists(
-        st.tuples(
-            st.sampled_from([n * KIB for n in (1, 200, 250, 400, 600, 4096)]),
-            st.sampled_from([1, 2, 12]),
-            st.sampled_from([1, 1, 5]),
-        ),
-        min_size=1,
-        max_size=2,
-    ),
-    ntasks=st.sampled_from([1, 10, 1000]),
-    duration=st.sampled_from([0.001, 0.02, 10.0]),
-    marked=st.booleans(),
-)
-def test_a_glance_sees_what_weighing_does(
-    inputs: list[tuple[int, int, int]], ntasks: int, duration: float, marked: bool
-) -> None:
-    """What is decided without looking at all inputs is what they would decide."""
-    workers = dict.fromkeys(range(5))
-    state: Any = SimpleNamespace(
-        workers=workers,
-        bandwidth=100e6,
-        rootish_tg_threshold=5,
-        rootish_tg_dependencies_threshold=5,
-        total_nthreads=5,
-        WORKER_SATURATION=1.1,
-        _get_prefix_duration=lambda prefix: duration,
-    )
-    group: Any = TaskGroup("load-1", TaskPrefix("load"))
-    group.prefix.duration_average = duration
-    group._size, group.nbytes_total, group._types["bytes"] = ntasks, MIB, 1
-    ts: Any = SimpleNamespace(group=group, _state="queued", dependencies=[])
-    for n, (nbytes, users, copies) in enumerate(inputs):
-        source: Any = TaskGroup(f"open-{n}", TaskPrefix("open"))
-        source.nbytes_total, source._types["bytes"] = nbytes, 1
-        ts.dependencies.append(
-            SimpleNamespace(
-                nbytes=nbytes,
-                group=source,
-                dependents=range(users),
-                who_has=set(range(copies)),
-            )
-        )
-    policy = POLICIES["producers"](state)
-    facts = group.rootish_facts
-    facts.review(state, group)
-    facts.verdict = PRODUCER if marked else DEAR
-    facts.confirmed_until = 2 * MIB
-    verdict = policy._like_the_last(ts, facts, marked)
-    assert verdict in (None, policy._weigh(ts, facts, marked))

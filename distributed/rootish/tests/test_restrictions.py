@@ -13,7 +13,7 @@ from dask import delayed
 from distributed import Event, Worker, wait
 from distributed.rootish import POLICIES
 from distributed.rootish.lanes import Restrictions, restrictions_of
-from distributed.rootish.policy import NEGLIGIBLE_BYTES
+from distributed.rootish.policy import HANDLE_BYTES
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import CHUNK_NBYTES, policy_cluster, watch
 from distributed.utils_test import async_poll_for
@@ -292,7 +292,7 @@ def wait_for(event: Event, i: int) -> int:
     return i
 
 
-@pytest.mark.parametrize("nbytes", [1, NEGLIGIBLE_BYTES - 100, 2 * NEGLIGIBLE_BYTES])
+@pytest.mark.parametrize("nbytes", [1, HANDLE_BYTES - 100, 2 * HANDLE_BYTES])
 @policy_cluster(POOL, far=False)
 async def test_small_outputs_go_at_once(
     c: Any, s: Any, a: Any, b: Any, nbytes: int
@@ -302,7 +302,7 @@ async def test_small_outputs_go_at_once(
     first = c.submit(bytes, nbytes, key=("load_when", -1), workers=[a.address])
     await wait(first)
     sizes = loads_and_consumers(c, event, asking_for("workers", a))
-    sent = SLOTS if nbytes > NEGLIGIBLE_BYTES else 20
+    sent = SLOTS if nbytes > HANDLE_BYTES else 20
     ws = s.workers[a.address]
     await async_poll_for(lambda: len(ws.processing) == sent, timeout=10)
     assert len(s.queued) == 20 - sent

@@ -56,7 +56,7 @@ HOSTILE = [
 
 def group(name: str, n: int = 0, **changes: Any) -> GroupStatus:
     """Return what is decided of a group that loads."""
-    verdict = policy.ROOT
+    verdict = policy.PRODUCER
     status = GroupStatus(
         name=name,
         prefix=name,
@@ -161,8 +161,8 @@ def test_each_reason_says_what_to_do(verdict: Verdict) -> None:
 
 def test_advice_without_a_queue() -> None:
     """What would be held back is not."""
-    assert advice_on("root", queue=False) is NO_QUEUE
-    assert advice_on("dear", queue=False) is ADVICE["dear"]
+    assert advice_on("producer", queue=False) is NO_QUEUE
+    assert advice_on("consumer", queue=False) is ADVICE["consumer"]
     assert advice_on(None) is None
     assert advice_on("of another version") is None
 
@@ -326,7 +326,7 @@ def test_json_has_all_of_it() -> None:
     back = RootishStatus.from_dict(json.loads(text))
     assert back == status(tuple(groups), past(()))
     assert {each.name for each in back.groups} >= {"y" * 5000, "\\ud800"}
-    assert data["advice"] == {"root": str(ADVICE["root"])}
+    assert data["advice"] == {"producer": str(ADVICE["producer"])}
 
 
 def test_columns_are_left_out_where_there_is_no_room() -> None:
