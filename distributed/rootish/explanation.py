@@ -62,6 +62,7 @@ from distributed.rootish.policy import (
     PLACED,
     POLICIES,
     PRODUCER,
+    UNKNOWN_OUTPUT,
     Verdict,
 )
 from distributed.rootish.prediction import (
@@ -110,6 +111,9 @@ SAMPLE = 8
 
 #: How long it may take to know the graph, and to predict what it takes.
 TIMEOUT = 30.0
+
+#: What has more users is rather a handle than a chunk, if its size is not known.
+FEW_USERS = 2
 
 #: Annotations of tasks that may run on some workers only
 _RESTRICTIONS = ("workers", "resources")
@@ -1146,25 +1150,18 @@ class _Paper(SchedulerState):
         """Return what the policy says of each group of a graph."""
         self._add_groups(graph)
         verdicts = {}
-        # Groups whose output arrives as it is consumed, not all at once
-        throttled: set[str] = set()
         for name, group in graph.groups.items():
             tg = self.task_groups[name]
             if group.nbytes is not None:
                 # As when all of them have finished, but for their states
                 tg.add_type("object")
                 tg.update_nbytes(max(round(group.nbytes), 1))
-            upstream = group.dependencies - {name}
-            arrive_at_once = not (upstream & throttled)
-            tg.prefix.states["processing"] = tg.prefix._size if arrive_at_once else 0
             found = Counter(
                 self.rootish_policy.verdict(ts) for ts in self._sample(graph, name)
             )
             verdict = verdicts[name] = max(found, key=lambda v: (found[v], v.rootish))
-            if verdict.rootish or not arrive_at_once:
-                throttled.add(name)
-            if verdict.rootish and len(tg) > (self.slots or math.inf):
-                tg.states["queued"] = 1
+            # What was loaded is data to the groups that follow
+            tg.rootish_facts.change(verdict)
         return verdicts
 
     def _add_groups(self, graph: _Graph) -> None:
@@ -1183,6 +1180,20 @@ class _Paper(SchedulerState):
             )
             self._dependents[name] = [users[other] for other in group.dependents]
 
+    def _nbytes(self, dts: TaskState) -> int:
+        """Return the size of an input; of one that is not known, a guess.
+
+        What consumes data makes data, and what is held back and has few users is rather
+        a chunk than a handle.
+        """
+        verdict = dts.group.rootish_facts.verdict
+        is_chunk = verdict is CONSUMER or (
+            verdict in _BRINGS_DATA and len(dts.dependents) <= FEW_USERS
+        )
+        if is_chunk and not dts.group.nbytes_total:
+            return UNKNOWN_OUTPUT
+        return dts.get_nbytes()
+
     def _sample(self, graph: _Graph, name: str) -> Iterator[TaskState]:
         """Yield some tasks of a group whose inputs have just arrived."""
         for key in graph.groups[name].sample():
@@ -1193,7 +1204,7 @@ class _Paper(SchedulerState):
                 ts.worker_restrictions = {"some"}
             for other in node.dependencies if node else ():
                 dts = self._task(graph, other, "memory")
-                dts.nbytes = dts.get_nbytes()
+                dts.nbytes = self._nbytes(dts)
                 dts.who_has = {next(iter(self.workers.values()))}
                 ts.dependencies.add(dts)
                 if isinstance(graph.tasks.get(other), P2PBarrierTask):
@@ -1315,13 +1326,17 @@ def _loads(
     upstream_loaders
         Groups upstream of it that do.
     """
-    if graph.holds(name):
+    group = graph.groups[name]
+    if graph.holds(name) or any(
+        # It unpacks a shuffle, of what was loaded before
+        isinstance(graph.tasks.get(graph.groups[other].keys[0]), P2PBarrierTask)
+        for other in group.dependencies
+    ):
         return False
     if verdict in _BRINGS_DATA:
         return True
     if verdict not in _NOT_HELD_BACK:
         return False
-    group = graph.groups[name]
     inputs = {other: graph.groups[other] for other in group.dependencies - {name}}
     if group.nbytes is None:
         return verdict is PLACED and not inputs.keys() & upstream_loaders

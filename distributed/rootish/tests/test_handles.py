@@ -57,7 +57,9 @@ def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
     home = s.queue.handles.home(tasks[0])
     assert (home is not None) is beside
     if home:
-        assert home == (s.all[0], pytest.approx(HANDLE_PATIENCE * 1 / reading))
+        assert home == (s.all[0], 1)
+        patience = s.queue.handles.patience(home[1], tasks[0].prefix)
+        assert patience == pytest.approx(HANDLE_PATIENCE * 1 / reading)
     s.enqueue(*tasks)
     assert (s.give(1) is None) is beside
     assert s.give(0)

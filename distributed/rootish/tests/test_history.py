@@ -86,7 +86,7 @@ async def test_afterwards(c: Client, s: Scheduler, a: Worker, b: Worker) -> None
     for text in (str(status), status._repr_html_(), str(past), past._repr_html_()):
         assert "load" in text
         assert "20.00 MiB made" in text
-        assert "It has no inputs and brings data in." in text
+        assert "It brings in far more than it frees" in text
 
 
 @policy_cluster(far=False)

@@ -405,6 +405,8 @@ async def test_chunks_that_are_everywhere(c: Any, s: Any, *workers: Any) -> None
     """Copies that are there already cost nothing, however large they are."""
     chunks = [c.submit(bytes, MIB, key=("chunk", i)) for i in range(20)]
     await c.replicate(chunks)
+    # So much is known from the start that it makes more data
+    await c.submit(cut, bytes(MIB), 0, 2, key=("cut", -1))
     seen = await watch(s, "cut")
     cuts = [delayed(cut)(chunk, i, 2) for chunk in chunks for i in range(2)]
     assert await c.compute(total([delayed(consume)(part) for part in cuts])) == 40

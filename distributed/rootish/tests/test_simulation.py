@@ -85,7 +85,7 @@ def test_peak_of_a_reduction(policy: str) -> None:
     test()
 
 
-@gen_test()
+@gen_test(config={"distributed.scheduler.rootish-policy": "heuristic"})
 async def test_peak_of_a_worker_that_reads_ahead() -> None:
     needs = {"open": "", "a": "open", "p": "a", "b": "open", "q": "b", "c": "open"}
     needs |= {"r": "c", "sum": "p q r"}
