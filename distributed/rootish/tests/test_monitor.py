@@ -10,7 +10,7 @@ from typing import Any
 
 import dask.array as da
 import pytest
-from dask import config, delayed
+from dask import annotate, config, delayed
 from dask._task_spec import Task, TaskRef
 from dask.tokenize import tokenize
 
@@ -724,19 +724,18 @@ async def test_no_warning_of_consumers(
     with captured_logger("distributed.rootish.monitor") as log:
         event = Event()
         # Nobody keeps the chunks, so that they are freed
-        futures = c.compute(
-            [
-                delayed(stretch)(
-                    delayed(load)("x", i, dask_key_name=("load", f"{i:02}")),
-                    event,
-                    i,
-                    dask_key_name=("stretch", f"{i:02}"),
-                )
-                for i in range(20)
-            ]
-        )
+        results = []
+        for i in range(20):
+            with annotate(workers=[a.address]):
+                chunk = delayed(load)("x", i)
+            with annotate(workers=[b.address], priority=-i):
+                results.append(delayed(stretch)(chunk, event, i))
+        futures = c.compute(results, optimize_graph=False)
         await wait(futures[:MANY])
-        assert Counter(ts.state for ts in s.tasks.values())["processing"] == 20 - MANY
+        name = "stretch"
+        await async_poll_for(
+            lambda: s.task_prefixes[name].states["processing"] == 20 - MANY, timeout=10
+        )
         small_cluster(s).check()
         assert not log.getvalue()
         await event.set()
