@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import dask
 import pytest
 from dask import delayed
+from dask._task_spec import Task, TaskRef
 
 from distributed import Event, secede, wait, worker_client
 from distributed.rootish.backpressure import (
@@ -30,11 +32,12 @@ from distributed.rootish.policy import NEGLIGIBLE_BYTES
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
+    PLAYED,
     TWO_WORKERS,
     load,
+    play,
     policy_cluster,
     slots,
-    watch,
 )
 from distributed.scheduler import TaskState
 from distributed.utils_test import async_poll_for
@@ -469,13 +472,24 @@ async def settled(s: Any, consumers: str) -> None:
     )
 
 
-@policy_cluster(config=PATIENT)
-async def test_fold(c: Any, s: Any, a: Any, b: Any) -> None:
+@pytest.mark.parametrize("waiting", [2, ".inf"])
+def test_fold(waiting: Any) -> None:
     """Two chunks a slot wait for a serial consumer, and what runs."""
-    seen = await watch(s, "load")
-    result = c.compute(fold_of_loads(100))
-    assert await result == 100 * CHUNK_NBYTES
-    assert seen.peak_chunks <= 2 * slots(s) + s.total_nthreads + 2 * REST
+    dsk: dict[Any, Task] = {"model": Task("model", int)}
+    for n in range(100):
+        dsk["load", n] = Task(("load", n), load, n)
+        model, chunk = TaskRef(("fit", n - 1) if n else "model"), TaskRef(("load", n))
+        dsk["fit", n] = Task(("fit", n), fit, model, chunk)
+    played = play(
+        dsk,
+        [("fit", 99)],
+        {"load": CHUNK_NBYTES},
+        cluster=replace(PLAYED["4x1"], workers=2),
+        config={WAITING: waiting},
+    )
+    assert played.seen.computed.total() == 100
+    bound = 2 * played.slots + 2 + 2 * REST
+    assert (played.seen.peak_chunks <= bound) is (waiting == 2)
 
 
 @pytest.mark.parametrize("waiting", [2, ".inf"])
@@ -644,7 +658,7 @@ async def test_consumer_that_has_seceded(
     assert await result == 40 * CHUNK_NBYTES
 
 
-@policy_cluster(TWO_WORKERS, far=False, config={UNKNOWN: "10ms"})
+@policy_cluster(TWO_WORKERS, far=False, slackens=True, config={UNKNOWN: "10ms"})
 async def test_consumer_that_waits_for_what_is_held_back(
     c: Any, s: Any, a: Any, b: Any
 ) -> None:
