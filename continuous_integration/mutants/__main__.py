@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from continuous_integration.fork import ForkError
-from continuous_integration.mutants.hunt import Hunt, Outcome, preload
+from continuous_integration.mutants.hunt import PATIENCE, Hunt, Outcome, preload
 from continuous_integration.mutants.modules import DEFAULT, Module
 from continuous_integration.mutants.mutate import Mutant
 from continuous_integration.mutants.record import MODULES, ROOT, Recorded, read
@@ -216,10 +216,12 @@ def complaints(
 )
 @click.option("--limit", default=float("inf"), help="Begin none after so many seconds.")
 @click.option("--tests", multiple=True, default=[TESTS], help="Files or folders.")
+@click.option("--replay", multiple=True, help="A recording that may notice as well.")
 @click.option("--record", "again", is_flag=True, help="Record the tests anew.")
 @click.option("--grep", "-k", help="Only of which the name has this.")
 @click.option("--json", "as_json", is_flag=True, help="Print outcomes as JSON.")
 @click.option("--verbose", "-v", is_flag=True, help="Also tell who notices what.")
+@click.option("--patience", default=PATIENCE, hidden=True)
 @click.option("--root", default=ROOT, type=click.Path(path_type=Path), hidden=True)
 @click.option("--listed", default=LISTED, type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -229,10 +231,12 @@ def main(
     seconds: float,
     limit: float,
     tests: tuple[str, ...],
+    replay: tuple[str, ...],
     again: bool,
     grep: str | None,
     as_json: bool,
     verbose: bool,
+    patience: float,
     root: Path,
     listed: Path,
 ) -> None:
@@ -263,7 +267,8 @@ def main(
         seen = [*looked_at, *(m for m in others if m.path not in modules and modules)]
         preload()
         recorded = known(root, seen, tests, again)
-        hunter = Hunt(root, seen, recorded, jobs, seconds)
+        hunter = Hunt(root, seen, recorded, jobs, seconds, replay, patience)
+        hunter.check()
         outcomes = hunt(hunter, mutants, limit, verbose)
     except ForkError as error:
         raise click.ClickException(str(error)) from None

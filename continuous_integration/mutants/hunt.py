@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -47,6 +47,9 @@ PATIENCE = 10.0
 #: Tests are collected in parts, of which each may take so many times the one before
 PART = 4
 FIRST_PART = 1.0
+
+#: So many tests are tried before, without any mutant
+CHECKED = 10
 
 #: What tests of a mutant need of pytest
 OPTIONS = (
@@ -192,8 +195,32 @@ def parts(tests: Sequence[str], seconds: dict[str, float]) -> Iterator[list[str]
         yield part
 
 
+def replayed(name: str) -> dict[str, Any]:
+    """Replay a recording on four workers, with the ``distributed`` that is imported.
+
+    Parameters
+    ----------
+    name
+        Of the recording.
+    """
+    import asyncio
+
+    import dask
+
+    from continuous_integration.benchmarks import recordings
+    from continuous_integration.benchmarks.replay import SETTINGS, cluster_of, replay
+
+    recording = recordings.read(name)
+    with dask.config.set(SETTINGS):
+        return asyncio.run(replay(recording, cluster_of("4x1", recording)))
+
+
 def _child(
-    module: Module, mutant: Mutant, tests: Sequence[Sequence[str]], pipe: int
+    module: Module,
+    mutant: Mutant,
+    tests: Sequence[Sequence[str]],
+    replays: Mapping[str, dict[str, Any]],
+    pipe: int,
 ) -> None:
     """Run tests with a mutant, in the process that was forked for it."""
     reporter = _Reporter(pipe)
@@ -206,6 +233,12 @@ def _child(
         if code := pytest.main(arguments, plugins=[reporter]):
             # If no test has failed, something could not be imported
             reporter.tell("ends", str(int(code)))
+            return
+    for name, expected in replays.items():
+        test = f"replay of {name}"
+        reporter.tell("starts", test)
+        if replayed(name) != expected:
+            reporter.tell("fails", test)
             return
     reporter.tell("passes")
 
@@ -227,6 +260,26 @@ class _Running:
     rest: bytes = b""
 
 
+def _in_a_fork(function: Callable[[], Any]) -> Any:
+    """Return what a function returns in a process of its own, as JSON has it."""
+    receive, send = os.pipe()
+    pid = os.fork()
+    if not pid:  # pragma: no cover
+        code = 1
+        try:
+            with os.fdopen(send, "w") as pipe:
+                json.dump(function(), pipe)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(send)
+    with os.fdopen(receive) as pipe:
+        content = pipe.read()
+    if os.waitpid(pid, 0)[1]:
+        raise ForkError("what mutants are compared with fails by itself")
+    return json.loads(content)
+
+
 class Hunt:
     """Tries mutants.
 
@@ -242,6 +295,11 @@ class Hunt:
         How many mutants are tried at once.
     seconds
         How long the tests of one may take, as recorded.
+    replays
+        Names of recordings of which the replay has to come out as it does without the
+        mutant, where tests let it pass.
+    patience
+        A test may take so many seconds, and ten times as long as recorded.
     """
 
     def __init__(
@@ -251,12 +309,16 @@ class Hunt:
         recorded: Recorded,
         jobs: int = 1,
         seconds: float = math.inf,
+        replays: Sequence[str] = (),
+        patience: float = PATIENCE,
     ):
         self.root = root
         self.modules = modules
         self.recorded = recorded
         self.jobs = jobs
         self.seconds = seconds
+        self.patience = patience
+        self.replays = _in_a_fork(lambda: {name: replayed(name) for name in replays})
         # How many mutants a test has noticed: it may well notice the next
         self.notices: Counter[str] = Counter()
 
@@ -310,9 +372,34 @@ class Hunt:
                 for one in running.values():
                     self._end(one)
 
+    def check(self) -> None:
+        """Try what is no mutant.
+
+        Raises
+        ------
+        ForkError
+            If tests fail with it, for then they say nothing about others.
+        """
+        path = self.modules[0].path
+        same = Mutant(path, "nothing", 1, 1, 0, 0, "")
+        tests = sorted(self.recorded.seconds, key=self._cost)[:CHECKED]
+        with tempfile.TemporaryDirectory() as folder:
+            one = self._fork(same, tests, tests, Path(folder))
+            running = {one.pipe: one}
+            try:
+                while not (outcomes := list(self._wait(running))):
+                    pass
+            finally:
+                for one in running.values():
+                    self._end(one)
+            if outcomes[0].noticed:
+                log = one.log.read_text(encoding="utf-8", errors="replace")
+                what = f"{outcomes[0].noticed} {outcomes[0].how} without a mutant"
+                raise ForkError(f"{what}:\n{log[-3000:]}")
+
     def _begin(self, mutant: Mutant, folder: Path) -> _Running | Outcome:
         tests = self.tests(mutant)
-        if not tests:
+        if not tests and not self.replays:
             return Outcome(mutant, None, "passes", 0, 0, 0.0)
         chosen, taken = [], 0.0
         for test in tests:
@@ -320,6 +407,11 @@ class Hunt:
             if chosen and taken > self.seconds:
                 break
             chosen.append(test)
+        return self._fork(mutant, tests, chosen, folder)
+
+    def _fork(
+        self, mutant: Mutant, tests: list[str], chosen: Sequence[str], folder: Path
+    ) -> _Running:
         [module] = [module for module in self.modules if module.path == mutant.path]
         receive, send = os.pipe()
         now = time.monotonic()
@@ -334,14 +426,15 @@ class Hunt:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
                 os.chdir(module.root)
-                _child(module, mutant, [*parts(chosen, self.recorded.seconds)], send)
+                divided = [*parts(chosen, self.recorded.seconds)]
+                _child(module, mutant, divided, self.replays, send)
                 code = 0
             finally:
                 # Nothing of the process that it was forked from may go on here
                 os._exit(code)
         os.close(send)
         left = len(tests) - len(chosen)
-        deadline = now + PATIENCE * 2
+        deadline = now + 2 * self.patience
         return _Running(mutant, pid, receive, tests, left, now, deadline, log)
 
     def _wait(self, running: dict[int, _Running]) -> Iterator[Outcome]:
@@ -358,7 +451,8 @@ class Hunt:
                 if words[0] == "starts":
                     one.test = words[1]
                     seconds = self.recorded.seconds.get(words[1], 0)
-                    one.deadline = time.monotonic() + PATIENCE + LONGER * seconds
+                    longer = self.patience + LONGER * seconds
+                    one.deadline = time.monotonic() + longer
                 elif words[0] == "fails":
                     del running[pipe]
                     yield self._outcome(one, words[1], "fails")

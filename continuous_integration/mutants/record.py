@@ -62,19 +62,10 @@ def digest(texts: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def tests_digest(root: Path) -> str:
-    """Return what tells the tests and what they share from others.
-
-    Parameters
-    ----------
-    root
-        Folder of the project.
-    """
-    paths = sorted([*root.glob("**/tests/*.py"), *root.glob("conftest.py")])
-    build = root / "build"
-    return digest(
-        p.read_text(encoding="utf-8") for p in paths if build not in p.parents
-    )
+def folder_digest(folder: Path) -> str:
+    """Return what tells the tests of a folder, and what they share, from others."""
+    files = sorted(folder.glob("*.py"))
+    return digest(file.read_text(encoding="utf-8") for file in files)
 
 
 def read(root: Path, texts: Mapping[str, str]) -> Recorded:
@@ -96,14 +87,14 @@ def read(root: Path, texts: Mapping[str, str]) -> Recorded:
     files = sorted((root / FOLDER).glob("record-*.json"))
     if not files:
         raise ForkError("nothing is recorded")
-    tests = tests_digest(root)
     for file in files:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["tests"] != tests:
-            raise ForkError("tests have changed since they were recorded")
+        for folder, tests in content["folders"].items():
+            if tests != folder_digest(root / folder):
+                raise ForkError(f"tests of {folder} have changed")
         for path, text in texts.items():
             if content["modules"].get(path) != digest([text]):
-                raise ForkError(f"{path} has changed since tests were recorded")
+                raise ForkError(f"{path} has changed since it was recorded")
         for test, (seconds, modules) in content["ran"].items():
             result.seconds[test] = seconds
             for path, lines in modules.items():
@@ -178,6 +169,7 @@ class Recorder:
         """Write it down."""
         if not self.ran:
             return
+        folders = {Path(test.partition("::")[0]).parent.as_posix() for test in self.ran}
         # As they were imported, and merged
         modules = {
             path: digest([Path(file).read_text(encoding="utf-8")])
@@ -185,7 +177,9 @@ class Recorder:
             if (file := _imported(path))
         }
         content = {
-            "tests": tests_digest(self.root),
+            "folders": {
+                folder: folder_digest(self.root / folder) for folder in sorted(folders)
+            },
             "modules": modules,
             "ran": self.ran,
         }

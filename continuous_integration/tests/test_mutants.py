@@ -250,16 +250,38 @@ def test_listed_in_vain(toy: Path) -> None:
     assert lines[2].startswith("1 mutants: 1 are noticed")
 
 
-def test_hangs_and_dies(toy: Path) -> None:
-    rule = "def f(x):\n    while x:\n        x -= 1\n    return x or kill()\n"
-    kill = (
-        "def kill():\n    import os\n    return os.kill(os.getpid(), 9) if {} else 0\n"
-    )
-    test = "from toy.rule import f\n\ndef test_f():\n    assert f(0) == 0\n"
-    (toy / "toy" / "rule.py").write_text(rule + kill.format("False"))
+FATAL = """\
+import os
+
+
+def rule(x):
+    while True:
+        if x < 1:
+            break
+        x -= 1
+    return os.kill(os.getpid(), 9) if x else 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("mutant", "how"),
+    [("`x < 1` never", "hangs"), ("is `os.kill", "dies")],
+)
+def test_fatal_mutants(toy: Path, mutant: str, how: str) -> None:
+    """What neither passes nor fails is noticed as well."""
+    (toy / "toy" / "rule.py").write_text(FATAL)
+    test = "from toy.rule import rule\n\ndef test_rule():\n    assert rule(2)\n"
     (toy / "test_rule.py").write_text(test)
-    found = outcomes(toy, "--grep=kill")
-    assert {row["how"] for row in found.values()} == {"dies"}
+    [row] = outcomes(toy, f"--grep={mutant}", "--patience=3").values()
+    assert (row["noticed"], row["how"]) == ("test_rule.py::test_rule", how)
+
+
+def test_tests_that_fail_without_a_mutant(toy: Path) -> None:
+    (toy / "conftest.py").write_text(
+        "import os\n\ndef pytest_runtest_setup(item):\n"
+        "    assert 'PYTEST_DISABLE_PLUGIN_AUTOLOAD' not in os.environ\n"
+    )
+    assert "without a mutant" in run(toy, code=1).stderr
 
 
 def test_change(toy: Path) -> None:
@@ -276,7 +298,7 @@ def test_change(toy: Path) -> None:
         "grade: `max(x, 1, 1)` without `1`",
         "grade: `max(x, 1, 1)` without `1` #2",
     }
-    assert "unknown revision" in run(toy, "--change=nowhere", code=1).stderr
+    assert "bad revision" in run(toy, "--change=nowhere", code=1).stderr
 
 
 def test_limit(toy: Path) -> None:
