@@ -17,16 +17,13 @@ import click
 
 from continuous_integration.fork import ForkError
 from continuous_integration.mutants.hunt import PATIENCE, Hunt, Outcome, preload
-from continuous_integration.mutants.modules import DEFAULT, Module
+from continuous_integration.mutants.modules import DEFAULT, TESTS, Module
 from continuous_integration.mutants.mutate import Mutant
 from continuous_integration.mutants.record import MODULES, ROOT, Recorded, read
 from continuous_integration.upstream.git import run_git
 
 #: Why mutants may survive, by their keys
 LISTED = Path(__file__).with_name("survivors.json")
-
-#: What is run to record which test runs what, unless the file says otherwise
-TESTS = "distributed"
 
 
 def changed_lines(root: Path, path: str, since: str) -> set[int]:
@@ -80,7 +77,9 @@ def choose(modules: Iterable[Module], since: str | None) -> list[Mutant]:
     return chosen
 
 
-def record(root: Path, modules: Sequence[Module], tests: Sequence[str]) -> None:
+def record(
+    root: Path, modules: Sequence[Module], tests: Sequence[str], jobs: int
+) -> None:
     """Run tests, and note which lines each of them runs.
 
     Parameters
@@ -91,11 +90,15 @@ def record(root: Path, modules: Sequence[Module], tests: Sequence[str]) -> None:
         What is looked at.
     tests
         Files or folders.
+    jobs
+        How many processes run tests.
     """
     command = (
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"),
         *("-p", "continuous_integration.mutants.record", *tests),
     )
+    if jobs > 1:
+        command += ("--dist=loadfile", f"--numprocesses={jobs}")
     paths = os.pathsep.join(module.path for module in modules)
     python = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, MODULES: paths, "PYTHONPATH": python.strip(os.pathsep)}
@@ -105,7 +108,7 @@ def record(root: Path, modules: Sequence[Module], tests: Sequence[str]) -> None:
 
 
 def known(
-    root: Path, modules: Sequence[Module], tests: Sequence[str], again: bool
+    root: Path, modules: Sequence[Module], tests: Sequence[str], jobs: int, again: bool
 ) -> Recorded:
     """Return which test runs what; if that is not known, find it out."""
     texts = {module.path: module.text for module in modules}
@@ -114,14 +117,14 @@ def known(
             return read(root, texts)
         except ForkError as error:
             click.echo(f"{error}; recording ...", err=True)
-    record(root, modules, tests)
+    record(root, modules, tests, jobs)
     return read(root, texts)
 
 
 def hunt(
     hunter: Hunt, mutants: Sequence[Mutant], limit: float, verbose: bool
 ) -> list[Outcome]:
-    """Try mutants with a bar of progress, and a line for each that survives.
+    """Try mutants with a bar of progress, and a line for each that is not noticed.
 
     Parameters
     ----------
@@ -166,7 +169,7 @@ def describe(outcome: Outcome) -> str:
     if outcome.noticed:
         what = f"{outcome.noticed} {outcome.how}"
     elif outcome.left:
-        what = f"survives; {outcome.left} of {outcome.tests} tests were not tried"
+        what = f"passes; {outcome.left} of {outcome.tests} tests were not tried"
     elif outcome.tests:
         what = f"survives {outcome.tests} tests"
     else:
@@ -191,7 +194,7 @@ def complaints(
     wrong = [
         describe(outcome)
         for outcome in outcomes
-        if not outcome.noticed and not listed.get(outcome.mutant.key)
+        if outcome.survives and not listed.get(outcome.mutant.key)
     ]
     there = {mutant.key for module in modules for mutant in module.mutants}
     noticed = {outcome.mutant.key: outcome for outcome in outcomes if outcome.noticed}
@@ -215,7 +218,7 @@ def complaints(
     help="How long the tests of one mutant may take, as recorded.",
 )
 @click.option("--limit", default=float("inf"), help="Begin none after so many seconds.")
-@click.option("--tests", multiple=True, default=[TESTS], help="Files or folders.")
+@click.option("--tests", multiple=True, default=TESTS, help="Files or folders.")
 @click.option("--replay", multiple=True, help="A recording that may notice as well.")
 @click.option("--record", "again", is_flag=True, help="Record the tests anew.")
 @click.option("--grep", "-k", help="Only of which the name has this.")
@@ -266,7 +269,7 @@ def main(
         others = [Module(root, path) for path in DEFAULT if (root / path).is_file()]
         seen = [*looked_at, *(m for m in others if m.path not in modules and modules)]
         preload()
-        recorded = known(root, seen, tests, again)
+        recorded = known(root, seen, tests, jobs, again)
         hunter = Hunt(root, seen, recorded, jobs, seconds, replay, patience)
         hunter.check()
         outcomes = hunt(hunter, mutants, limit, verbose)
@@ -305,13 +308,16 @@ def report(
     for line in [*idle, *sorted(wrong)]:
         click.echo(line, err=as_json)
     how = Counter(outcome.how for outcome in outcomes)
-    survive = how.pop("passes", 0)
+    passed = how.pop("passes", 0)
+    survive = sum(outcome.survives for outcome in outcomes)
     parts = [f"{number} {name}" for name, number in sorted(how.items())]
     noticed = f"{how.total()} are noticed" + (f" ({', '.join(parts)})" if parts else "")
     line = f"{len(outcomes)} mutants: {noticed}, {survive} survive"
     if survive:
         line += f", {survive - len(wrong)} of them listed with a reason"
     click.echo(line, err=as_json)
+    if undecided := passed - survive:
+        click.echo(f"{undecided} pass the tests that there was time for", err=as_json)
     if left := chosen - len(outcomes):
         click.echo(f"{left} more were left out, for lack of time", err=as_json)
 

@@ -66,9 +66,9 @@ class Outcome:
     mutant
         The mutant.
     noticed
-        Id of the test that fails with it, or ``"import"``; None if it survives.
+        Id of the test that fails with it, or ``"import"``; None if none does.
     how
-        ``"fails"``, ``"hangs"`` or ``"dies"``; ``"passes"`` if it survives.
+        ``"fails"``, ``"hangs"`` or ``"dies"``; ``"passes"`` if tests do.
     tests
         Number of tests that run it.
     left
@@ -83,6 +83,11 @@ class Outcome:
     tests: int
     left: int
     seconds: float
+
+    @property
+    def survives(self) -> bool:
+        """Whether all tests that run it pass."""
+        return not self.noticed and not self.left
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""

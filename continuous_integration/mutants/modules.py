@@ -24,6 +24,21 @@ DEFAULT = (
     "distributed/scheduler.py",
 )
 
+#: Tests that may notice unless others are named: those of what is decided. Others run
+#: it as well, but take longer and look at something else
+TESTS = tuple(
+    f"distributed/rootish/tests/test_{name}.py"
+    for name in (
+        "policy",
+        "queue",
+        "families",
+        "backpressure",
+        "handles",
+        "restrictions",
+        "random",
+    )
+)
+
 
 class Module:
     """A module of the project.
@@ -77,6 +92,14 @@ class Module:
     def _declared(self) -> dict[str, Entry]:
         return read_divergence(self.root).get(self.path, {})
 
+    @cached_property
+    def _here(self) -> list[tuple[str, int, int]]:
+        return _definitions(self.source)
+
+    @cached_property
+    def _there(self) -> list[tuple[str, int, int]]:
+        return _definitions(self.text)
+
     def lines(self, mutant: Mutant) -> set[int]:
         """Return the lines of the imported text that a clause is on.
 
@@ -88,12 +111,10 @@ class Module:
         lines = range(mutant.first, mutant.last + 1)
         if self._base is None:
             return set(lines)
-        for name, first, last in _definitions(self.source):
+        for name, first, last in self._here:
             if first <= mutant.first <= last:
                 [(start, stop), *_] = [
-                    (start, stop)
-                    for other, start, stop in _definitions(self.text)
-                    if other == name
+                    (start, stop) for other, start, stop in self._there if other == name
                 ]
                 if stop - start == last - first:
                     return {line - first + start for line in lines}

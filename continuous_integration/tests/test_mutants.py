@@ -192,7 +192,7 @@ def toy(tmp_path: Path) -> Path:
 def run(root: Path, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = (
         *(sys.executable, "-m", "continuous_integration.mutants", "toy/rule.py"),
-        *(f"--root={root}", f"--listed={root / 'survivors.json'}", "--tests=."),
+        *(f"--root={root}", f"--listed={root / 'survivors.json'}", "--tests=.", "-j1"),
     )
     foreign = ("PYTEST_", "PYTHON", "DASK_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -306,6 +306,13 @@ def test_limit(toy: Path) -> None:
     output = run(toy, "--limit=0").stdout
     assert "0 mutants" in output
     assert "10 more were left out, for lack of time" in output
+
+
+def test_limit_of_tests(toy: Path) -> None:
+    """Mutants survive only if there is nothing left to try."""
+    output = run(toy, "--seconds=0", "--grep=LIMIT halved").stdout
+    assert "1 mutants: 0 are noticed, 0 survive" in output
+    assert "1 pass the tests that there was time for" in output
 
 
 def test_records_are_kept(toy: Path) -> None:
