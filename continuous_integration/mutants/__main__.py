@@ -278,6 +278,11 @@ def main(
     content = json.loads(listed.read_text(encoding="utf-8"))
     wrong, idle = complaints(outcomes, content, looked_at)
     report(outcomes, len(mutants), wrong, idle, as_json)
+    try:
+        # A test that fails by chance has noticed nothing
+        hunter.check(sorted({o.noticed for o in outcomes if o.noticed}))
+    except ForkError as error:
+        raise click.ClickException(str(error)) from None
     if wrong:
         sys.exit(1)
 

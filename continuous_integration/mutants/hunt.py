@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
+import pytest_timeout
 
 from continuous_integration.fork import ForkError
 from continuous_integration.mutants.modules import Module, concerned
@@ -36,7 +38,7 @@ from continuous_integration.mutants.record import Recorded
 PRELOADED = (
     *("asyncio", "bokeh", "cloudpickle", "dask.array", "dask.bag", "dask.delayed"),
     *("dask.order", "h5netcdf", "h5py", "hypothesis", "jinja2", "msgpack", "netCDF4"),
-    *("numpy", "pandas", "prometheus_client", "psutil", "pytest_timeout", "rich"),
+    *("numpy", "pandas", "prometheus_client", "psutil", "rich"),
     *("tblib", "tornado.httpserver", "tornado.web", "xarray", "zarr", "zict"),
 )
 
@@ -52,9 +54,7 @@ FIRST_PART = 1.0
 CHECKED = 10
 
 #: What tests of a mutant need of pytest
-OPTIONS = (
-    *("-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
-)
+OPTIONS = ("-x", "-q", "--tb=short", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _child(
     os.environ.pop("PYTEST_ADDOPTS", None)
     for part in tests:
         arguments = [*OPTIONS, f"--rootdir={module.root}", *part]
-        if code := pytest.main(arguments, plugins=[reporter]):
+        if code := pytest.main(arguments, plugins=[reporter, pytest_timeout]):
             # If no test has failed, something could not be imported
             reporter.tell("ends", str(int(code)))
             return
@@ -377,8 +377,13 @@ class Hunt:
                 for one in running.values():
                     self._end(one)
 
-    def check(self) -> None:
+    def check(self, tests: Sequence[str] = ()) -> None:
         """Try what is no mutant.
+
+        Parameters
+        ----------
+        tests
+            What must pass with it, by default those that take least.
 
         Raises
         ------
@@ -387,9 +392,10 @@ class Hunt:
         """
         path = self.modules[0].path
         same = Mutant(path, "nothing", 1, 1, 0, 0, "")
-        tests = sorted(self.recorded.seconds, key=self._cost)[:CHECKED]
+        known = [test for test in tests if test in self.recorded.seconds]
+        known = known or sorted(self.recorded.seconds, key=self._cost)[:CHECKED]
         with tempfile.TemporaryDirectory() as folder:
-            one = self._fork(same, tests, tests, Path(folder))
+            one = self._fork(same, known, known, Path(folder))
             running = {one.pipe: one}
             try:
                 while not (outcomes := list(self._wait(running))):
@@ -406,7 +412,8 @@ class Hunt:
         tests = self.tests(mutant)
         if not tests and not self.replays:
             return Outcome(mutant, None, "passes", 0, 0, 0.0)
-        chosen, taken = [], 0.0
+        chosen: list[str] = []
+        taken = 0.0
         for test in tests:
             taken += self.recorded.seconds[test]
             if chosen and taken > self.seconds:
@@ -434,7 +441,10 @@ class Hunt:
                 divided = [*parts(chosen, self.recorded.seconds)]
                 _child(module, mutant, divided, self.replays, send)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 # Nothing of the process that it was forked from may go on here
                 os._exit(code)
         os.close(send)

@@ -153,7 +153,7 @@ class Recorder:
             yield
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
         seconds = round(perf_counter() - start, 4)
         found = {path: sorted(lines) for path, lines in self.lines.items() if lines}
         if item.nodeid not in self.failed:
@@ -185,8 +185,8 @@ class Recorder:
         }
         folder = self.root / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"record-{os.getpid()}.json"
-        file.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        text = json.dumps(content, separators=(",", ":"))
+        (folder / f"record-{os.getpid()}.json").write_text(text, encoding="utf-8")
 
 
 def _imported(path: str) -> str | None:

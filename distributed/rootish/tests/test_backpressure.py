@@ -468,7 +468,7 @@ async def settled(s: Any, consumers: str) -> None:
         lambda: (
             (consuming := running(consumers)) and set(running("load")) <= set(consuming)
         ),
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -501,7 +501,7 @@ def test_fold_that_does_not_go_on(waiting: Any) -> None:
         event = Event()
         result = c.compute(fold_of_loads(60, event))
         if waiting == ".inf":
-            await async_poll_for(lambda: loaded(s) == 60, timeout=20)
+            await async_poll_for(lambda: loaded(s) == 60, timeout=60)
         else:
             await settled(s, "fit")
             assert 2 * slots(s) <= loaded(s) + 1
@@ -567,7 +567,7 @@ async def test_one_slow_consumer_in_two_submissions(
     )
     sizes = c.map(consume, loads, [event] * 60, resources={"GPU": 1})
     del loads
-    await async_poll_for(lambda: len(s.tasks) == 120, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 120, timeout=60)
     # As in a release
     assert s.task_prefixes["load"].states["processing"] == 60
     await go.set()

@@ -377,6 +377,7 @@ def policy_cluster(
         "distributed.worker.validate": False,
         "distributed.scheduler.work-stealing": False,
         "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.comm.timeouts.connect": "60s",
         **SATURATION,
         **(config or {}),
     }
