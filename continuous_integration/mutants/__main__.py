@@ -98,7 +98,7 @@ def record(
         *("-p", "continuous_integration.mutants.record", *tests),
     )
     if jobs > 1:
-        command += ("--dist=loadfile", f"--numprocesses={jobs}")
+        command += (f"--numprocesses={jobs}",)
     paths = os.pathsep.join(module.path for module in modules)
     python = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, MODULES: paths, "PYTHONPATH": python.strip(os.pathsep)}

@@ -333,7 +333,8 @@ class Hunt:
         lines = concerned(mutant, self.modules)
         for path, numbers in lines.items():
             found |= self.recorded.tests(path, numbers)
-        if mutant.constant and not any(lines.values()):
+        if not found and (mutant.constant or mutant.name.startswith("module:")):
+            # It was run when the module was imported
             found = set(self.recorded.seconds)
         return sorted(found, key=self._cost)
 

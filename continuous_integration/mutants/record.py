@@ -7,17 +7,18 @@ tests as they were; of others nothing is known.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from time import perf_counter
-from types import CodeType, FrameType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ FOLDER = "build/mutants"
 
 #: Names the modules to look at, by their paths, with ``os.pathsep`` between them
 MODULES = "MUTANTS_MODULES"
+
+#: What modules call with the number of a line before they run it
+MARK = "__mutants_mark__"
 
 
 @dataclass
@@ -104,8 +108,73 @@ def read(root: Path, texts: Mapping[str, str]) -> Recorded:
     return result
 
 
+class _Marked(ast.NodeTransformer):
+    """Puts a call before each statement of functions, with the number of its line.
+
+    Parameters
+    ----------
+    lines
+        Is filled with the lines of each statement by the number of the first, but those
+        of other statements in it.
+    """
+
+    def __init__(self, lines: dict[int, range]):
+        self.lines = lines
+        self._depth = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        self._depth += is_function
+        super().generic_visit(node)
+        if self._depth:
+            for name in ("body", "orelse", "finalbody"):
+                # Also that of a lambda has this name
+                if isinstance(body := getattr(node, name, None), list):
+                    setattr(node, name, list(self._marked(body)))
+        self._depth -= is_function
+        return node
+
+    def _marked(self, body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+        for statement in body:
+            if not (
+                isinstance(statement, ast.Expr)
+                and isinstance(statement.value, ast.Constant)
+            ):
+                yield self._mark(statement)
+            yield statement
+
+    def _mark(self, statement: ast.stmt) -> ast.stmt:
+        first, last = statement.lineno, statement.end_lineno or statement.lineno
+        if inner := getattr(statement, "body", None):
+            # The first is the mark of the first
+            last = max(first, inner[0].lineno - 1)
+        self.lines[first] = range(first, last + 1)
+        call = ast.Call(ast.Name(MARK, ast.Load()), [ast.Constant(first)], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), statement))
+
+
+class _Loader(SourceFileLoader):
+    """Load a module that tells which lines it runs."""
+
+    recorder: Recorder
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.recorder.names[fullname]
+        lines = self.recorder.ranges.setdefault(path, {})
+        tree = _Marked(lines).visit(ast.parse(self.get_data(self.path)))
+        code: CodeType = compile(tree, self.path, "exec", dont_inherit=True)
+        return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        path = self.recorder.names[module.__name__]
+        module.__dict__[MARK] = self.recorder.lines[path].add
+        super().exec_module(module)
+
+
 class Recorder:
     """Records what runs in this process.
+
+    It finds the modules to look at, as an entry of ``sys.meta_path``.
 
     Parameters
     ----------
@@ -118,44 +187,44 @@ class Recorder:
     def __init__(self, root: Path, paths: Sequence[str]):
         self.root = root
         self.paths = paths
+        self.names = {
+            path.removesuffix(".py").replace("/", "."): path for path in paths
+        }
+        self.ranges: dict[str, dict[int, range]] = {}
         self.lines: dict[str, set[int]] = defaultdict(set)
         self.ran: dict[str, tuple[float, dict[str, list[int]]]] = {}
         self.failed: set[str] = set()
-        self._of_code: dict[CodeType, set[int] | None] = {}
 
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
-        code = frame.f_code
-        try:
-            lines = self._of_code[code]
-        except KeyError:
-            name = code.co_filename.replace(os.sep, "/")
-            path = next((p for p in self.paths if name.endswith(f"/{p}")), None)
-            lines = self._of_code[code] = None if path is None else self.lines[path]
-        if lines is None:
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """Implement the protocol of ``sys.meta_path``."""
+        if name not in self.names:
             return None
-
-        def line(frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "line":
-                lines.add(frame.f_lineno)
-            return line
-
-        return line
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.origin is None:
+            return None
+        loader = _Loader(name, spec.origin)
+        loader.recorder = self
+        spec.loader = loader
+        return spec
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Note the lines that run while a test does, in all threads."""
+        """Note the lines that run while a test does."""
         for lines in self.lines.values():
             lines.clear()
         start = perf_counter()
-        threading.settrace(self._call)
-        sys.settrace(self._call)
-        try:
-            yield
-        finally:
-            sys.settrace(None)
-            threading.settrace(None)
+        yield
         seconds = round(perf_counter() - start, 4)
-        found = {path: sorted(lines) for path, lines in self.lines.items() if lines}
+        found = {}
+        for path, lines in self.lines.items():
+            ranges = self.ranges[path]
+            if run := {line for first in set(lines) for line in ranges[first]}:
+                found[path] = sorted(run)
         if item.nodeid not in self.failed:
             self.ran[item.nodeid] = seconds, found
 
@@ -207,4 +276,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from continuous_integration.mutants.modules import DEFAULT
 
         names = list(DEFAULT)
-    config.pluginmanager.register(Recorder(config.rootpath, names), "recorder")
+    recorder = Recorder(config.rootpath, names)
+    if imported := sorted(sys.modules.keys() & recorder.names.keys()):
+        raise pytest.UsageError(f"imported before it can be recorded: {imported[0]}")
+    config.pluginmanager.register(recorder, "recorder")
+    sys.meta_path.insert(0, recorder)
