@@ -16,7 +16,13 @@ from pathlib import Path
 import click
 
 from continuous_integration.fork import ForkError
-from continuous_integration.mutants.hunt import PATIENCE, Hunt, Outcome, preload
+from continuous_integration.mutants.hunt import (
+    PATIENCE,
+    PRELOADED,
+    Hunt,
+    Outcome,
+    preload,
+)
 from continuous_integration.mutants.modules import DEFAULT, TESTS, Module
 from continuous_integration.mutants.mutate import Mutant
 from continuous_integration.mutants.record import MODULES, ROOT, Recorded, read
@@ -268,7 +274,7 @@ def main(
         # A number may be of use in others
         others = [Module(root, path) for path in DEFAULT if (root / path).is_file()]
         seen = [*looked_at, *(m for m in others if m.path not in modules and modules)]
-        preload()
+        preload(PRELOADED if any(m.path in DEFAULT for m in seen) else ())
         recorded = known(root, seen, tests, jobs, again)
         hunter = Hunt(root, seen, recorded, jobs, seconds, replay, patience)
         hunter.check()

@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -97,8 +97,13 @@ class Outcome:
         return content
 
 
-def preload() -> None:
+def preload(names: Iterable[str]) -> None:
     """Import what tests need.
+
+    Parameters
+    ----------
+    names
+        Of modules. What is not installed is not needed.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def preload() -> None:
         raise ForkError(
             "mutants are tried in processes that are forked: not on Windows"
         )
-    for name in PRELOADED:
+    for name in names:
         with suppress(ImportError):
             importlib.import_module(name)
     if "distributed" in sys.modules:

@@ -264,6 +264,8 @@ def _imported(path: str) -> str | None:
     return getattr(sys.modules.get(name), "__file__", None)
 
 
+# `conftest.py` imports what is to be recorded
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Begin anew, and record in every process that runs tests."""
     folder = config.rootpath / FOLDER
