@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import math
 import os
 import select
@@ -220,6 +221,7 @@ def replayed(name: str) -> dict[str, Any]:
     from continuous_integration.benchmarks import recordings
     from continuous_integration.benchmarks.replay import SETTINGS, cluster_of, replay
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     recording = recordings.read(name)
     with dask.config.set(SETTINGS):
         return asyncio.run(replay(recording, cluster_of("4x1", recording)))
