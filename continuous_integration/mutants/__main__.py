@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -162,11 +163,14 @@ def hunt(
         console=Console(stderr=True, highlight=False, soft_wrap=True),
     ) as progress:
         bar = progress.add_task("Mutants", total=len(mutants))
-        for outcome in hunter.run(mutants, until=lambda: time.monotonic() > end):
-            outcomes.append(outcome)
-            progress.advance(bar)
-            if verbose or not outcome.noticed:
-                progress.console.print(describe(outcome), markup=False)
+        tried = hunter.run(mutants, until=lambda: time.monotonic() > end)
+        # Whoever has seen enough still wants to know what came out
+        with closing(tried), suppress(KeyboardInterrupt):
+            for outcome in tried:
+                outcomes.append(outcome)
+                progress.advance(bar)
+                if verbose or not outcome.noticed:
+                    progress.console.print(describe(outcome), markup=False)
     return outcomes
 
 

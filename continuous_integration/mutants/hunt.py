@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -352,7 +352,7 @@ class Hunt:
 
     def run(
         self, mutants: Sequence[Mutant], until: Callable[[], bool] = lambda: False
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Try mutants.
 
         Parameters
