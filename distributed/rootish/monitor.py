@@ -472,7 +472,7 @@ class RootishMonitor:
             return
         try:
             self._warning_interval = parse_timedelta(interval)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise ValueError(
                 f"`{setting}` must be a time such as 60s, or null; got {interval!r}"
             ) from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import dask
 import pytest
 from dask import delayed
+from dask._task_spec import Task, TaskRef
 
 from distributed import Event, secede, wait, worker_client
 from distributed.rootish.backpressure import (
@@ -30,11 +32,12 @@ from distributed.rootish.policy import HANDLE_BYTES
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
+    PLAYED,
     TWO_WORKERS,
     load,
+    play,
     policy_cluster,
     slots,
-    watch,
 )
 from distributed.scheduler import TaskState
 from distributed.utils_test import async_poll_for
@@ -465,17 +468,28 @@ async def settled(s: Any, consumers: str) -> None:
         lambda: (
             (consuming := running(consumers)) and set(running("load")) <= set(consuming)
         ),
-        timeout=20,
+        timeout=60,
     )
 
 
-@policy_cluster(config=PATIENT)
-async def test_fold(c: Any, s: Any, a: Any, b: Any) -> None:
+@pytest.mark.parametrize("waiting", [2, ".inf"])
+def test_fold(waiting: Any) -> None:
     """Two chunks a slot wait for a serial consumer, and what runs."""
-    seen = await watch(s, "load")
-    result = c.compute(fold_of_loads(100))
-    assert await result == 100 * CHUNK_NBYTES
-    assert seen.peak_chunks <= 2 * slots(s) + s.total_nthreads + 2 * REST
+    dsk: dict[Any, Task] = {"model": Task("model", int)}
+    for n in range(100):
+        dsk["load", n] = Task(("load", n), load, n)
+        model, chunk = TaskRef(("fit", n - 1) if n else "model"), TaskRef(("load", n))
+        dsk["fit", n] = Task(("fit", n), fit, model, chunk)
+    played = play(
+        dsk,
+        [("fit", 99)],
+        {"load": CHUNK_NBYTES},
+        cluster=replace(PLAYED["4x1"], workers=2),
+        config={WAITING: waiting},
+    )
+    assert played.seen.computed.total() == 100
+    bound = 2 * played.slots + 2 + 2 * REST
+    assert (played.seen.peak_chunks <= bound) is (waiting == 2)
 
 
 @pytest.mark.parametrize("waiting", [2, ".inf"])
@@ -487,7 +501,7 @@ def test_fold_that_does_not_go_on(waiting: Any) -> None:
         event = Event()
         result = c.compute(fold_of_loads(60, event))
         if waiting == ".inf":
-            await async_poll_for(lambda: loaded(s) == 60, timeout=20)
+            await async_poll_for(lambda: loaded(s) == 60, timeout=60)
         else:
             await settled(s, "fit")
             assert 2 * slots(s) <= loaded(s) + 1
@@ -553,7 +567,7 @@ async def test_one_slow_consumer_in_two_submissions(
     )
     sizes = c.map(consume, loads, [event] * 60, resources={"GPU": 1})
     del loads
-    await async_poll_for(lambda: len(s.tasks) == 120, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 120, timeout=60)
     # As in a release
     assert s.task_prefixes["load"].states["processing"] == 60
     await go.set()
@@ -644,7 +658,7 @@ async def test_consumer_that_has_seceded(
     assert await result == 40 * CHUNK_NBYTES
 
 
-@policy_cluster(TWO_WORKERS, far=False, config={UNKNOWN: "10ms"})
+@policy_cluster(TWO_WORKERS, far=False, slackens=True, config={UNKNOWN: "10ms"})
 async def test_consumer_that_waits_for_what_is_held_back(
     c: Any, s: Any, a: Any, b: Any
 ) -> None:

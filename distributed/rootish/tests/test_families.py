@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from random import Random
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
 from dask._task_spec import List, Task, TaskRef
-from dask.utils import key_split
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
@@ -24,24 +20,22 @@ from distributed.rootish.families import (
 )
 from distributed.rootish.lanes import KEPT_FAMILIES
 from distributed.rootish.policy import CONSUMER, PRODUCER, UNKNOWN_OUTPUT
-from distributed.rootish.simulation import LOCAL, Cluster, Graph
+from distributed.rootish.simulation import Cluster
+from distributed.rootish.tests import utils
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
     FOUR_WORKERS,
     MIB,
-    SATURATION,
+    PLAYED,
     Noted,
-    Output,
     load,
     policy_cluster,
-    simulated,
     slots,
     tree,
     watch,
 )
 from distributed.scheduler import TaskState
-from distributed.utils_test import gen_test
 
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
@@ -413,33 +407,12 @@ NBYTES = {
     "weights": 256,
 }
 
-#: Of workers and threads
-PLAYED = {"4x1": replace(LOCAL, workers=4), "2x2": replace(LOCAL, workers=2, threads=2)}
-
 
 def play(dsk: Mapping[Any, Task], on: bool, cluster: Cluster = PLAYED["4x1"]) -> Noted:
-    """Compute the task ``total`` of a graph.
-
-    On real workers, who helps whom, and when, would depend on how fast they are.
-    """
-    played: list[Noted] = []
-    # Some tasks take twice as long as others, so that workers are not in step
-    outputs = {
-        str(key): Output(NBYTES.get(key_split(key), 28), Random(str(key)).uniform(1, 2))
-        for key in dsk
-    }
-
-    @gen_test()
-    async def run() -> None:
-        with dask.config.set({**config, **({} if on else OFF)}):
-            async with simulated(cluster, outputs) as simulation:
-                simulation.submit(Graph(dsk, ["total"]))
-                simulation.run()
-                played.append(simulation)
-
-    config = {"distributed.scheduler.rootish-policy": "producers", **SATURATION}
-    run()
-    return played[0]
+    """Compute the task ``total`` of a graph, with or without families."""
+    config = None if on else OFF
+    played = utils.play(dsk, ["total"], NBYTES, cluster=cluster, config=config)
+    return played.simulation
 
 
 def torn(played: Noted, families: Iterable[Iterable[int]]) -> int:

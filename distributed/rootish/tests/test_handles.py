@@ -145,7 +145,7 @@ async def test_reads_stay_beside_what_cannot_be_sent(
     total = c.compute(delayed(sum)(parts))
     await async_poll_for(
         lambda: len(s.queued) == 40 - SLOTS and len(a.processing) == SLOTS,
-        timeout=10,
+        timeout=60,
     )
     assert len(s.queued.handles.bound) == 1
     for ts in a.processing:

@@ -779,7 +779,7 @@ async def test_warnings_turned_off(s: Scheduler) -> None:
     assert s.extensions["rootish"].status().groups == ()
 
 
-@pytest.mark.parametrize("interval", ["often", "10 parsecs", [1], "-1s"])
+@pytest.mark.parametrize("interval", ["often", "10 parsecs", [1], "-1s", "", "1e999s"])
 @gen_test()
 async def test_bad_interval(interval: Any) -> None:
     with (

@@ -342,15 +342,15 @@ async def test_what_becomes_ready_late_does_not_overtake(
     opens, loads = Event("opens"), Event("loads")
     handle = c.submit(wait_for, opens, key="handle")
     late = c.map(load, [handle] * 20, key=[("late", n) for n in range(20)], priority=-1)
-    await async_poll_for(lambda: len(s.tasks) == 21, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 21, timeout=60)
     first = c.map(wait_for, [loads] * 20, key=[("first", n) for n in range(20)])
-    await async_poll_for(lambda: len(s.queued) == 19, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 19, timeout=60)
     dealt_first, dealt_late = await deal(s, "first"), await deal(s, "late")
     await opens.set()
-    await async_poll_for(lambda: s.tasks["handle"].state == "memory", timeout=10)
+    await async_poll_for(lambda: s.tasks["handle"].state == "memory", timeout=60)
     assert {s.tasks[future.key].state for future in late} == {"queued"}
     assert not dealt_late.dealt
-    await async_poll_for(lambda: len(dealt_first.dealt) == 1, timeout=10)
+    await async_poll_for(lambda: len(dealt_first.dealt) == 1, timeout=60)
     await loads.set()
     await wait([*first, *late])
 
@@ -410,9 +410,9 @@ async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None
     }.get(happens, wait_for)
     keys = [("first", n) for n in range(4)]
     begun = c.map(first, [go] * 4, [end] * 4, key=keys, priority=1)
-    await async_poll_for(lambda: len(s.tasks) == 4, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 4, timeout=60)
     futures = c.map(wait_for, [end] * 20, key=[("then", n) for n in range(20)])
-    await async_poll_for(lambda: len(s.tasks) == 24, timeout=10)
+    await async_poll_for(lambda: len(s.tasks) == 24, timeout=60)
 
     def sent() -> int:
         number: int = s.task_prefixes["then"].states["processing"]
@@ -422,27 +422,27 @@ async def test_asked_after(c: Any, s: Any, a: Any, b: Any, happens: str) -> None
     if happens in ("errs", "rescheduled", "secedes"):
         await go.set()
         if happens != "rescheduled":
-            await async_poll_for(lambda: sent() == slots(s), timeout=10)
+            await async_poll_for(lambda: sent() == slots(s), timeout=60)
     elif happens == "cancelled":
         await c.cancel(begun)
-        await async_poll_for(lambda: sent() == slots(s), timeout=10)
+        await async_poll_for(lambda: sent() == slots(s), timeout=60)
     elif happens == "joins":
         async with Worker(s.address, nthreads=1) as third:
-            await async_poll_for(lambda: sent() == 2, timeout=10)
+            await async_poll_for(lambda: sent() == 2, timeout=60)
             assert len(s.workers[third.address].processing) == 2
             await end.set()
             await go.set()
             await wait(futures)
     elif happens == "resumes":
         a.status = Status.paused
-        await async_poll_for(lambda: len(s.running) == 1, timeout=10)
+        await async_poll_for(lambda: len(s.running) == 1, timeout=60)
         await go.set()
-        await async_poll_for(lambda: sent() == 2, timeout=10)
+        await async_poll_for(lambda: sent() == 2, timeout=60)
         a.status = Status.running
-        await async_poll_for(lambda: sent() == 4, timeout=10)
+        await async_poll_for(lambda: sent() == 4, timeout=60)
     elif happens == "leaves":
         await a.close(executor_wait=False)
-        await async_poll_for(lambda: len(s.workers) == 1, timeout=10)
+        await async_poll_for(lambda: len(s.workers) == 1, timeout=60)
     assert not [one for one in seen if all(one)]
     if happens == "rescheduled":
         await c.cancel(begun)
@@ -467,15 +467,15 @@ async def test_asked_after_a_task_was_stolen(c: Any, s: Any, a: Any, b: Any) -> 
     first = c.map(
         wait_for, [event] * 2, key=[("first", n) for n in (0, 1)], workers=[a.address]
     )
-    await async_poll_for(lambda: len(s.workers[a.address].processing) == 2, timeout=10)
+    await async_poll_for(lambda: len(s.workers[a.address].processing) == 2, timeout=60)
     futures = c.map(wait_for, [event] * 20, key=[("then", n) for n in range(20)])
-    await async_poll_for(lambda: len(s.queued) == 18, timeout=10)
-    await async_poll_for(lambda: a.state.executing_count == 1, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 18, timeout=60)
+    await async_poll_for(lambda: a.state.executing_count == 1, timeout=60)
     [ready] = (ts.key for ts in a.state.ready)
     s.extensions["stealing"].move_task_request(
         s.tasks[ready], s.workers[a.address], s.workers[b.address]
     )
-    await async_poll_for(lambda: len(s.queued) == 17, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 17, timeout=60)
     assert s.tasks[ready].processing_on is s.workers[b.address]
     await event.set()
     await wait([*first, *futures])
@@ -499,10 +499,10 @@ async def test_slow_worker_is_helped(c: Any, s: Any, a: Any, b: Any) -> None:
     ws = s.workers[a.address]
     await async_poll_for(
         lambda: "total" in s.tasks and not s.queued and len(ws.processing) <= 2,
-        timeout=20,
+        timeout=60,
     )
     await async_poll_for(
-        lambda: s.task_prefixes["load"].states["processing"] <= 2, timeout=20
+        lambda: s.task_prefixes["load"].states["processing"] <= 2, timeout=60
     )
     await event.set()
     assert await total == 16 * CHUNK_NBYTES
@@ -533,7 +533,7 @@ async def test_worker_leaves_with_a_family(
         dsk["load", n] = Task(("load", n), load_some, event, n)
     [total] = c.get(dsk, ["total"], sync=False)
     await async_poll_for(
-        lambda: s.queued.chosen["own"] and s.workers[a.address].processing, timeout=20
+        lambda: s.queued.chosen["own"] and s.workers[a.address].processing, timeout=60
     )
     assert s.queued
     await a.close(executor_wait=False)
@@ -549,9 +549,9 @@ async def test_priority_between_graphs(c: Any, s: Any, a: Any, b: Any) -> None:
     urgent = {("urgent", n): Task(("urgent", n), load, n) for n in range(40)}
     first, second = await deal(s), await deal(s, "urgent")
     low = c.get(slow, list(slow), sync=False, priority=0)
-    await async_poll_for(lambda: len(s.queued) == 40 - slots(s), timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 40 - slots(s), timeout=60)
     high = c.get(urgent, list(urgent), sync=False, priority=1)
-    await async_poll_for(lambda: len(s.queued) == 80 - slots(s), timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 80 - slots(s), timeout=60)
     begun = len(first.dealt)
     await event.set()
     await wait(high)

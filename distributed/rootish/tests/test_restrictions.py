@@ -240,7 +240,7 @@ async def test_held_back(c: Any, s: Any, a: Any, b: Any, kind: str) -> None:
     event = Event()
     seen = await watch(s, "load_when")
     sizes = loads_and_consumers(c, event, asking_for(kind, a))
-    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=60)
     assert len(s.workers[a.address].processing) == SLOTS
     assert not s.workers[b.address].processing
     # Nobody else waits for them
@@ -263,7 +263,7 @@ def test_as_in_the_release(how: str) -> None:
         sizes = loads_and_consumers(c, event, asking_for("workers", a))
         sent = SLOTS if held_back else 20
         ws = s.workers[a.address]
-        await async_poll_for(lambda: len(ws.processing) == sent, timeout=10)
+        await async_poll_for(lambda: len(ws.processing) == sent, timeout=60)
         assert len(s.queued) == 20 - sent
         await event.set()
         await wait(sizes)
@@ -278,7 +278,7 @@ async def test_nothing_is_known(c: Any, s: Any, a: Any, b: Any, policy: str) -> 
     event = Event()
     seen = await watch(s, "wait_for")
     futures = c.map(wait_for, [event] * 20, range(20), workers=[a.address])
-    await async_poll_for(lambda: len(s.workers[a.address].processing) == 20, timeout=10)
+    await async_poll_for(lambda: len(s.workers[a.address].processing) == 20, timeout=60)
     assert not s.queued
     await event.set()
     await wait(futures)
@@ -304,7 +304,7 @@ async def test_small_outputs_go_at_once(
     sizes = loads_and_consumers(c, event, asking_for("workers", a))
     sent = SLOTS if nbytes > HANDLE_BYTES else 20
     ws = s.workers[a.address]
-    await async_poll_for(lambda: len(ws.processing) == sent, timeout=10)
+    await async_poll_for(lambda: len(ws.processing) == sent, timeout=60)
     assert len(s.queued) == 20 - sent
     await event.set()
     await wait(sizes)
@@ -326,12 +326,12 @@ async def test_called_back(c: Any, s: Any, a: Any, b: Any, large: bool) -> None:
         workers=[a.address],
     )
     ws = s.workers[a.address]
-    await async_poll_for(lambda: len(ws.processing) == 20, timeout=10)
+    await async_poll_for(lambda: len(ws.processing) == 20, timeout=60)
     await go.set()
     await wait(futures[0])
     # Of those that were sent, some are about to run
     left = 2 * SLOTS if large else 19
-    await async_poll_for(lambda: len(ws.processing) == left, timeout=10)
+    await async_poll_for(lambda: len(ws.processing) == left, timeout=60)
     assert len(s.queued) == 19 - left
     waits = [s.tasks[key].state for key in keys[1:]]
     assert waits == ["processing"] * left + ["queued"] * (19 - left)
@@ -353,11 +353,11 @@ async def test_pool_leaves_and_comes_back(c: Any, s: Any, a: Any, b: Any) -> Non
     event = Event()
     seen = await watch(s, "load_when")
     sizes = loads_and_consumers(c, event, asking_for("resources", a))
-    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=60)
     await a.close(executor_wait=False)
     loads = [ts for ts in s.tasks.values() if ts.prefix.name == "load_when"]
     await async_poll_for(
-        lambda: {ts.state for ts in loads} == {"no-worker"}, timeout=10
+        lambda: {ts.state for ts in loads} == {"no-worker"}, timeout=60
     )
     assert set(loads) == set(s.unrunnable)
     assert not s.queued
@@ -377,11 +377,11 @@ def test_pool_is_not_there_yet(saturation: Any) -> None:
     async def run(c: Any, s: Any, a: Any, b: Any) -> None:
         event = Event()
         sizes = loads_and_consumers(c, event, {"resources": {"LATER": 1}})
-        await async_poll_for(lambda: len(s.unrunnable) == 20, timeout=10)
+        await async_poll_for(lambda: len(s.unrunnable) == 20, timeout=60)
         async with Worker(s.address, nthreads=1, resources={"LATER": 1}) as later:
             ws = s.workers[later.address]
             sent = 20 if saturation == "inf" else SLOTS
-            await async_poll_for(lambda: len(ws.processing) == sent, timeout=10)
+            await async_poll_for(lambda: len(ws.processing) == sent, timeout=60)
             assert len(s.queued) == 20 - sent
             await event.set()
             assert await c.gather(sizes) == [CHUNK_NBYTES] * 20
@@ -394,10 +394,10 @@ async def test_others_if_the_workers_leave(c: Any, s: Any, a: Any, b: Any) -> No
     """What may run on other workers does, when its own are gone."""
     event = Event()
     sizes = loads_and_consumers(c, event, asking_for("allow_other_workers", a))
-    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=10)
+    await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=60)
     await a.close(executor_wait=False)
     ws = s.workers[b.address]
-    await async_poll_for(lambda: len(ws.processing) == SLOTS, timeout=10)
+    await async_poll_for(lambda: len(ws.processing) == SLOTS, timeout=60)
     assert len(s.queued) == 20 - SLOTS
     await event.set()
     assert await c.gather(sizes) == [CHUNK_NBYTES] * 20

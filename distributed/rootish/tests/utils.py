@@ -23,8 +23,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dask
 import pytest
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.utils import key_split
@@ -32,9 +35,16 @@ from dask.utils import key_split
 from distributed.diagnostics.memory_recorder import MemoryRecorder
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.rootish import Verdict
-from distributed.rootish.simulation import Cluster, Job, SimulatedWorker, Simulation
-from distributed.scheduler import Scheduler
-from distributed.utils_test import gen_cluster
+from distributed.rootish.simulation import (
+    LOCAL,
+    Cluster,
+    Graph,
+    Job,
+    SimulatedWorker,
+    Simulation,
+)
+from distributed.scheduler import Scheduler, TaskPrefix
+from distributed.utils_test import gen_cluster, gen_test
 from distributed.worker import Worker
 
 if TYPE_CHECKING:
@@ -60,7 +70,25 @@ KIB = 2**10
 MIB = 2**20
 
 
-class FarWorker(Worker):
+#: How long each task takes as far as the scheduler of :func:`policy_cluster` knows (s)
+MEASURED = 0.001
+
+#: Clusters of simulated workers, workers x threads
+PLAYED = {"4x1": replace(LOCAL, workers=4), "2x2": replace(LOCAL, workers=2, threads=2)}
+
+
+class SilentWorker(Worker):
+    """A worker whose heart does not beat.
+
+    Once a second, the scheduler would hear how quickly data was moved, and which tasks
+    have been running for how long, and decide by that.
+    """
+
+    async def heartbeat(self) -> None:
+        pass
+
+
+class FarWorker(SilentWorker):
     """A worker that hears from the scheduler only when it has run out of work.
 
     This is what a worker is whose tasks take less time than a message to the
@@ -100,6 +128,31 @@ class FarWorker(Worker):
     def handle_stimulus(self, *stims: Any) -> None:
         super().handle_stimulus(*stims)
         self._read_mail()
+
+
+@contextlib.contextmanager
+def steady(scheduler: Scheduler, slackens: bool) -> Iterator[None]:
+    """Let a scheduler decide as if no machine was ever slow.
+
+    Parameters
+    ----------
+    scheduler
+        It hears of every task that it took :data:`MEASURED`.
+    slackens
+        Whether holding back slackens when no consumer has finished for long.
+    """
+
+    def add_duration(
+        prefix: TaskPrefix, action: str, start: float, stop: float
+    ) -> None:
+        add(prefix, action, start, start + MEASURED)
+
+    add = TaskPrefix.add_duration
+    if not slackens:
+        scheduler.periodic_callbacks["rootish-backpressure"].stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskPrefix, "add_duration", add_duration)
+        yield
 
 
 def hear_verdicts(
@@ -289,10 +342,14 @@ def policy_cluster(
     | Mapping[str, Sequence[tuple[str, int]]] = TWO_WORKERS,
     *,
     far: bool = True,
+    slackens: bool = False,
     config: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
     """Run a coroutine test on a small cluster under the policy of parameter ``policy``.
+
+    What the scheduler decides does not depend on how quick the machine is: it does not
+    learn how long tasks and transfers really took, and nothing is done by the clock.
 
     Parameters
     ----------
@@ -301,12 +358,15 @@ def policy_cluster(
         name, for a test on each.
     far
         Whether workers hear from the scheduler only when they have run out of work.
+    slackens
+        Whether holding back slackens when no consumer has finished for long.
     config
         Settings beyond the policy. Unless they say otherwise, worker saturation is
         :data:`SATURATION`, and work stealing is off, so that tasks run where the
-        decision put them.
+        decision put them. So is the active memory manager, so that copies stay.
     **kwargs
-        For ``gen_cluster``.
+        For ``gen_cluster``. The time after which it gives up is for tests that hang,
+        and long enough for those that take their time on a busy machine.
 
     Returns
     -------
@@ -316,6 +376,8 @@ def policy_cluster(
         "distributed.scheduler.validate": True,
         "distributed.worker.validate": False,
         "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.comm.timeouts.connect": "60s",
         **SATURATION,
         **(config or {}),
     }
@@ -329,10 +391,15 @@ def policy_cluster(
             return gen_cluster(
                 client=True,
                 nthreads=list(clusters[cluster]),
-                Worker=FarWorker if far else Worker,
+                Worker=FarWorker if far else SilentWorker,
                 config=chosen,
-                **kwargs,
-            )(func)
+                **{"timeout": 120, **kwargs},
+            )(run)
+
+        @functools.wraps(func)
+        async def run(c: Any, s: Any, *args: Any, **parameters: Any) -> None:
+            with steady(s, slackens):
+                await func(c, s, *args, **parameters)
 
         @functools.wraps(func)
         def test(
@@ -411,3 +478,68 @@ async def simulated(
         yield simulation
     finally:
         await scheduler.close()
+
+
+class Played(NamedTuple):
+    """What became of a graph that was played.
+
+    Attributes
+    ----------
+    simulation
+        Where and when tasks ran, and what was moved.
+    seen
+        What tasks of the prefix did to memory, as the scheduler knows it.
+    slots
+        Root-ish tasks that worker saturation allowed at once.
+    """
+
+    simulation: Noted
+    seen: Watch
+    slots: int
+
+
+def play(
+    dsk: Mapping[Any, Task],
+    wanted: Sequence[Key],
+    nbytes: Mapping[str, int],
+    *,
+    prefix: str = "load",
+    cluster: Cluster = PLAYED["4x1"],
+    config: Mapping[str, Any] | None = None,
+) -> Played:
+    """Compute a graph in virtual time.
+
+    On real workers, who helps whom, and when, would depend on how fast they are.
+
+    Parameters
+    ----------
+    dsk, wanted
+        The graph, and what is wanted of it. Its functions are not called.
+    nbytes
+        What tasks give, by prefix. Others make a number.
+    prefix
+        Of the tasks to watch.
+    cluster
+        What is simulated.
+    config
+        Settings. Worker saturation is :data:`SATURATION` unless they say otherwise.
+    """
+    played: list[Played] = []
+    # Some tasks take twice as long as others, so that workers are not in step
+    outputs = {
+        str(key): Output(nbytes.get(key_split(key), 28), Random(str(key)).uniform(1, 2))
+        for key in dsk
+    }
+    chosen = {"distributed.scheduler.rootish-policy": "producers", **SATURATION}
+
+    @gen_test()
+    async def run() -> None:
+        with dask.config.set({**chosen, **(config or {})}):
+            async with simulated(cluster, outputs) as simulation:
+                seen = await watch(simulation.scheduler, prefix)
+                simulation.submit(Graph(dsk, wanted))
+                simulation.run()
+                played.append(Played(simulation, seen, slots(simulation.scheduler)))
+
+    run()
+    return played[0]
