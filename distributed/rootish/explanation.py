@@ -72,6 +72,7 @@ from distributed.rootish.prediction import (
     Prediction,
     TooLong,
     Worker,
+    few_collections,
     html_prediction,
     plot_prediction,
     predict,
@@ -811,6 +812,7 @@ class Question:
             expr = FinalizeCompute(expr)
         self.take(expr.optimize())
 
+    @few_collections
     def take(self, expr: Any) -> None:
         """Take an expression for what would be run.
 
@@ -847,6 +849,7 @@ class Question:
             for prefix, means in outputs.items():
                 self.seen.setdefault(prefix, sum(means) / len(means))
 
+    @few_collections
     def answer(self) -> Explanation:
         """Explain the graph, and predict what it takes."""
         if self._computed:

@@ -214,17 +214,17 @@ def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError, match="timeout="):
         question.answer()
     # Of the one that is chosen there is a prediction, of the other there is none
-    original = prediction._play
+    original = prediction.play
 
-    def play(graph: Any, policy: str, *args: Any) -> Any:
+    def play(plan: prediction.Plan, policy: str, *args: Any) -> Any:
         if policy == "marked":
             raise prediction.TooLong
-        return original(graph, policy, *args)
+        return original(plan, policy, *args)
 
     question.options = explanation.Options()
     with monkeypatch.context() as patch:
         patch.setattr(explanation.Question, "left", lambda self: 9.0)
-        patch.setattr(prediction, "_play", play)
+        patch.setattr(prediction, "play", play)
         half = question.answer()
     assert list(half.prediction.policies) == ["producers"]
     assert "marked: not predicted for want of time" in str(half)
