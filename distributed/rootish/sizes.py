@@ -390,6 +390,8 @@ class Assumption:
 
 GIVEN = "as given"
 SEEN = "as in a run before"
+#: Of one whose groups are forgotten; its time follows
+REMEMBERED = "as on average in the computation of "
 SMALL_HANDLE = "taken for a handle"
 BECOMES = "as large as what becomes of it"
 AS_INPUT = "as large as its largest input"
@@ -411,6 +413,9 @@ class Sizes:
         Prefix or name of a group -> size of an output in bytes, as somebody knows it.
     seen
         The same as a scheduler has seen it.
+    remembered
+        Prefix -> the same as a scheduler remembers it of a computation whose groups are
+        forgotten, and when that was, as text.
     persisted
         Key -> size of what is not in the graph, because it is there already.
     rows
@@ -434,11 +439,13 @@ class Sizes:
         seen: Mapping[str, float],
         persisted: Mapping[Key, float],
         rows: Mapping[str, float],
+        remembered: Mapping[str, tuple[float, str]] = {},
     ):
         self.tasks = tasks
         self._blocks = blocks
         self._given = given
         self._seen = seen
+        self._remembered = remembered
         self._rows = rows
         self._used: set[str] = set()
         self._names: dict[str, tuple[str, str]] = {}
@@ -578,6 +585,10 @@ class Sizes:
         if seen is not None:
             self._guessed[key] = SEEN
             return Output(seen)
+        if self._remembered and (past := self._remembered.get(self._name(key)[1])):
+            nbytes, when = past
+            self._guessed[key] = f"{REMEMBERED}{when}"
+            return Output(nbytes)
         if node.func is _execute_subgraph:
             tasks, out, names, *values = node.args
             return self._output(
@@ -742,7 +753,13 @@ class Sizes:
                 count[entry] += 1
                 total[entry] += self._outputs[key].nbytes
         found = [
-            Assumption(prefix, tasks, total[prefix, why] / tasks, why, why in _KNOWN)
+            Assumption(
+                prefix,
+                tasks,
+                total[prefix, why] / tasks,
+                why,
+                why in _KNOWN or why.startswith(REMEMBERED),
+            )
             for (prefix, why), tasks in count.items()
         ]
         return sorted(found, key=lambda one: -one.nbytes * one.tasks)

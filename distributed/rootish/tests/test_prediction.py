@@ -10,6 +10,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import dask
@@ -447,6 +448,38 @@ async def test_sizes_of_a_run_before(c: Any, s: Any, a: Any, b: Any) -> None:
     assert one.why == "as in a run before"
     assert one.nbytes == pytest.approx(2 * MIB, rel=0.01)
     del futures
+
+
+@gen_cluster(client=True, nthreads=[("", 1)] * 2)
+async def test_sizes_of_a_run_that_is_forgotten(c: Any, s: Any, a: Any, b: Any) -> None:
+    """The last one counts, and those that made nothing do not."""
+    for size in (5 * MIB, 2 * MIB):
+        await c.gather(c.compute([delayed(bytes)(size + n) for n in range(4)]))
+        while s.task_groups:
+            await asyncio.sleep(0.01)
+    again = [delayed(bytes)(3 + n) for n in range(4)]
+    failed = c.compute(delayed(bytes)(-1))
+    with pytest.raises(ValueError, match="negative"):
+        await failed
+    failed.release()
+    while s.task_groups:
+        await asyncio.sleep(0.01)
+    explanation = await c.explain_rootish(*again)
+    prediction = explanation.prediction
+    [one] = prediction.assumptions
+    start = (await c.rootish()).computations[1].start
+    assert one.why.startswith("as on average in the computation of 20")
+    assert one.why.endswith(f"{datetime.fromtimestamp(start):%H:%M:%S}")
+    assert one.nbytes == pytest.approx(2 * MIB, rel=0.01)
+    assert prediction.known
+    assert one.why in str(explanation)
+    # What somebody says counts more, and what is still there
+    given = await c.explain_rootish(*again, sizes={"bytes": "1 MiB"})
+    assert given.prediction.assumptions[0].why == "as given"
+    futures = c.compute([delayed(bytes)(MIB + n) for n in range(4)])
+    await wait(futures)
+    explanation = await c.explain_rootish(*again)
+    assert explanation.prediction.assumptions[0].why == "as in a run before"
 
 
 @gen_cluster(client=True, nthreads=[("", 1)] * 2)
