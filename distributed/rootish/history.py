@@ -63,8 +63,8 @@ MOST_NAMES = 100
 #: Rows of a computation, those with the most bytes
 MOST_ROWS = 100
 
-#: What workers say in heartbeats of bytes that others have asked for: those that were in
-#: memory, and those that were on disk
+#: What workers say in heartbeats of bytes that others have asked for, from memory and
+#: from disk
 SENT = (("get-data", "memory-read", "bytes"), ("get-data", "disk-read", "bytes"))
 
 #: States of tasks that are still to be done
