@@ -6,8 +6,8 @@ tasks run, and what is told of a computation is put together when somebody asks.
 
 Peaks of memory are the exception. They are looked for a few times a second, as long as
 anything happens: the managed memory of all workers, and that of the fullest. What held
-it is found by looking at all groups, and as often as that takes no more than a fixed
-part of the time. A computation that is over before the first look has no peak.
+it is found by looking at all groups. Both are done as often as they take no more than a
+fixed part of the time. A computation that is over before the first look has no peak.
 
 Bytes that workers send come with their heartbeats, and the scheduler adds them up for
 all of its time. A computation has what was added while it was the last one. So what is
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 SETTING = "distributed.scheduler.rootish-history"
 
-#: Part of the scheduler's time that finding out what holds the memory may take
+#: Part of the scheduler's time that looking at all workers may take, and finding out what
+#: holds the memory
 SHARE = 0.001
 
 #: Names whose peaks are kept of a computation
@@ -403,7 +404,8 @@ class History:
         self._last: Computation | None = None
         #: Its transitions when it was looked at
         self._seen = -1
-        #: When all groups may be looked at again
+        #: When workers may be looked at again, and when all groups
+        self._awake = -math.inf
         self._rested = -math.inf
         #: What workers had sent when that was looked at
         self._sent = 0.0
@@ -411,8 +413,13 @@ class History:
     def look(self) -> None:
         """See whether there is a new computation, or more in memory than ever.
 
-        It costs as much as there are workers, and nothing if nothing has happened.
+        It costs as much as there are workers, and nothing if nothing has happened. Where
+        there are very many, it is done less often than asked for.
         """
+        if monotonic() >= self._awake:
+            self._look()
+
+    def _look(self) -> None:
         self._count_sent()
         if self.scheduler.transition_counter == self._seen:
             return
@@ -422,9 +429,11 @@ class History:
             return
         record = self._records[-1]
         total = most = 0
+        start = thread_time()
         for ws in self.scheduler.workers.values():
             total += ws.nbytes
             most = max(most, ws.nbytes)
+        self._awake = monotonic() + (thread_time() - start) / SHARE
         before = record.peak or 0
         higher = record.peak is None or total > before
         record.peak = max(total, before)
@@ -480,7 +489,7 @@ class History:
 
     def status(self) -> tuple[ComputationStatus, ...]:
         """Return what became of the last computations, the newest first."""
-        self.look()
+        self._look()
         return tuple(map(self._status, reversed(self._records)))
 
     def _status(self, record: _Record) -> ComputationStatus:

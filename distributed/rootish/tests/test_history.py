@@ -115,6 +115,28 @@ async def test_one_for_each_computation(
     del again
 
 
+@policy_cluster(far=False)
+async def test_seldom_where_looking_takes_long(
+    c: Client, s: Scheduler, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be thousands of workers; who asks is told all the same."""
+    s.periodic_callbacks["rootish-history"].stop()
+    look = s.extensions["rootish"].history.look
+    monkeypatch.setattr(history, "SHARE", 1e-12)
+    one = c.submit(load, 1, key="one")
+    await wait(one)
+    look()
+    [past] = (await c.rootish()).computations
+    assert past.peak == pytest.approx(MIB, rel=0.01)
+    two = c.submit(load, 2, key="two")
+    await wait(two)
+    look()
+    records = s.extensions["rootish"].history._records
+    assert len(records) == 1
+    past, _ = (await c.rootish()).computations
+    assert past.peak == pytest.approx(2 * MIB, rel=0.01)
+
+
 @gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)
 async def test_moved(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     """Workers say with their heartbeats what they have sent; it may be late."""
