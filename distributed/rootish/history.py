@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 SETTING = "distributed.scheduler.rootish-history"
 
-#: Part of the scheduler's time that looking at all workers may take, and finding out what
+#: Part of the time that looking at all workers may take, and so may finding out what
 #: holds the memory
 SHARE = 0.001
 
@@ -413,7 +413,7 @@ class History:
     def look(self) -> None:
         """See whether there is a new computation, or more in memory than ever.
 
-        It costs as much as there are workers, and nothing if nothing has happened. Where
+        It costs as much as there are workers, and nothing if nothing has happened. If
         there are very many, it is done less often than asked for.
         """
         if monotonic() >= self._awake:

@@ -182,6 +182,9 @@ class Prediction:
         What was assumed of outputs whose size is not known, the largest first.
     notes
         What else was assumed, in sentences.
+    shuffled
+        Bytes that go through P2P shuffles, as far as is known. They are no managed
+        memory, and in no figure of the policies.
     """
 
     policies: Mapping[str, Played]
@@ -189,6 +192,7 @@ class Prediction:
     memory_limit: int | None
     assumptions: Sequence[Assumption]
     notes: Sequence[str]
+    shuffled: int = 0
 
     @property
     def known(self) -> bool:
@@ -204,6 +208,7 @@ class Prediction:
             "known": self.known,
             "assumptions": [one.to_dict() for one in self.assumptions],
             "notes": list(self.notes),
+            "shuffled": self.shuffled,
         }
 
 
@@ -574,9 +579,24 @@ def predict(
     finally:
         for process in apart.values():
             process.stop()
+    shuffled = sum(map(sizes.shuffled, plan.barriers))
     if plan.barriers:
-        notes.append("what P2P shuffles send and hold themselves is not counted")
-    return Prediction(played, plan.limit, memory_limit, sizes.assumptions, notes)
+        notes.append(_what_shuffles_do(shuffled, len(workers)))
+    return Prediction(
+        played, plan.limit, memory_limit, sizes.assumptions, notes, shuffled
+    )
+
+
+def _what_shuffles_do(nbytes: int, workers: int) -> str:
+    """Tell what P2P shuffles do that is not counted."""
+    sent = format_bytes(nbytes - nbytes // workers)
+    where = "on disk"
+    if not dask.config.get("distributed.p2p.storage.disk", True):
+        where = "in memory"
+    return (
+        f"not counted: P2P shuffles send about {sent} between workers, and keep "
+        f"{format_bytes(nbytes)} {where} themselves, beside their buffers"
+    )
 
 
 @dataclass(frozen=True)

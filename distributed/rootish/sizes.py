@@ -453,6 +453,7 @@ class Sizes:
         self._guessed: dict[Key, str] = {}
         self._literals: dict[int, float] = {}
         self._offsets: dict[str, list[list[int]]] = {}
+        self._made: Mapping[Key, int] = {}
         for key, nbytes in persisted.items():
             self._outputs[key] = Output(nbytes)
         self._find()
@@ -461,6 +462,55 @@ class Sizes:
         }
         self.assumptions = self._assumptions()
         self.unused = sorted(given.keys() - self._used)
+
+    def shuffled(self, barrier: Key) -> int:
+        """Return how many bytes go through a P2P shuffle, as far as is known.
+
+        Parameters
+        ----------
+        barrier
+            Key of the task in its middle.
+        """
+        if barrier not in self._made:
+            self._count_made()
+        tasks, nbytes = self.tasks, self.nbytes
+        sent = {
+            key
+            for transfer in tasks[barrier].dependencies
+            if transfer in tasks
+            for key in tasks[transfer].dependencies
+        }
+        # What sends may be fused with what makes it, and what receives with its user.
+        # Of arrays, the shuffle itself says how large they are, but for their elements
+        chunks = getattr(getattr(tasks[barrier], "spec", None), "new", None)
+        elements = math.prod(map(sum, chunks)) if chunks else 0
+        if math.isnan(elements):
+            elements = 0
+        itemsize = max(
+            (
+                blocks.itemsize
+                for name, blocks in self._blocks.items()
+                if name.startswith("rechunk-p2p")
+            ),
+            default=0,
+        )
+        return max(
+            sum(nbytes[key] for key in sent),
+            self._made[barrier],
+            round(elements * itemsize),
+        )
+
+    def _count_made(self) -> None:
+        """Add up what is made behind each barrier of a P2P shuffle."""
+        barriers = {
+            key: 0
+            for key, node in self.tasks.items()
+            if isinstance(node, P2PBarrierTask)
+        }
+        for key, node in self.tasks.items():
+            for barrier in barriers.keys() & node.dependencies:
+                barriers[barrier] += self.nbytes[key]
+        self._made = barriers
 
     def _find(self) -> None:
         order, dependents = _topological(self.tasks)

@@ -384,6 +384,28 @@ def test_shuffles_as_on_a_cluster() -> None:
     assert dask.config.get("dataframe.shuffle.method", None) is None
 
 
+@pytest.mark.parametrize("disk", [True, False])
+def test_says_what_shuffles_do(disk: bool) -> None:
+    """They send and keep what is no managed memory, and is in no figure."""
+    x = da.random.random((32, 512, 256), chunks=(1, 512, 256))
+    with dask.config.set({"distributed.p2p.storage.disk": disk}):
+        cut = x.rechunk((32, 128, 32), method="p2p")
+        explanation = explain(cut.max(axis=0), **CLUSTER)
+    prediction = explanation.prediction
+    assert prediction.shuffled == pytest.approx(32 * MIB, rel=0.01)
+    assert prediction.to_dict()["shuffled"] == prediction.shuffled
+    where = "on disk" if disk else "in memory"
+    note = f"shuffles send about 24.00 MiB between workers, and keep 32.00 MiB {where}"
+    assert note in str(explanation)
+    assert note in explanation._repr_html_()
+    # Both ends of a shuffle of a data frame are there
+    table = explain(frame().shuffle("k"), **CLUSTER).prediction
+    assert table.shuffled >= 16 * len(frame())
+    without = explain(x.max(axis=0), **CLUSTER).prediction
+    assert without.shuffled == 0
+    assert not any("P2P" in note for note in without.notes)
+
+
 def test_says_what_it_has_computed() -> None:
     explanation = explain(frame().set_index("k"), **CLUSTER)
     assert any(note.startswith("computed, to know") for note in explanation.notes)
