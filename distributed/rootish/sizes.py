@@ -453,7 +453,6 @@ class Sizes:
         self._guessed: dict[Key, str] = {}
         self._literals: dict[int, float] = {}
         self._offsets: dict[str, list[list[int]]] = {}
-        self._made: Mapping[Key, int] = {}
         for key, nbytes in persisted.items():
             self._outputs[key] = Output(nbytes)
         self._find()
@@ -471,8 +470,6 @@ class Sizes:
         barrier
             Key of the task in its middle.
         """
-        if barrier not in self._made:
-            self._count_made()
         tasks, nbytes = self.tasks, self.nbytes
         sent = {
             key
@@ -480,8 +477,8 @@ class Sizes:
             if transfer in tasks
             for key in tasks[transfer].dependencies
         }
-        # What sends may be fused with what makes it, and what receives with its user.
-        # Of arrays, the shuffle itself says how large they are, but for their elements
+        # What sends may be fused with what makes it, and what receives with its user. Of
+        # arrays, the shuffle itself says how large they are, but for their elements
         chunks = getattr(getattr(tasks[barrier], "spec", None), "new", None)
         elements = math.prod(map(sum, chunks)) if chunks else 0
         if math.isnan(elements):
@@ -494,23 +491,7 @@ class Sizes:
             ),
             default=0,
         )
-        return max(
-            sum(nbytes[key] for key in sent),
-            self._made[barrier],
-            round(elements * itemsize),
-        )
-
-    def _count_made(self) -> None:
-        """Add up what is made behind each barrier of a P2P shuffle."""
-        barriers = {
-            key: 0
-            for key, node in self.tasks.items()
-            if isinstance(node, P2PBarrierTask)
-        }
-        for key, node in self.tasks.items():
-            for barrier in barriers.keys() & node.dependencies:
-                barriers[barrier] += self.nbytes[key]
-        self._made = barriers
+        return max(sum(nbytes[key] for key in sent), round(elements * itemsize))
 
     def _find(self) -> None:
         order, dependents = _topological(self.tasks)
