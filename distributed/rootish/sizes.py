@@ -477,8 +477,8 @@ class Sizes:
             if transfer in tasks
             for key in tasks[transfer].dependencies
         }
-        # What sends may be fused with what makes it, and what receives with its user. Of
-        # arrays, the shuffle itself says how large they are, but for their elements
+        # What sends may be fused with what makes it. Of arrays, the shuffle itself says
+        # how large they are, but for the size of an element
         chunks = getattr(getattr(tasks[barrier], "spec", None), "new", None)
         elements = math.prod(map(sum, chunks)) if chunks else 0
         if math.isnan(elements):
