@@ -47,8 +47,15 @@ HEAD = ("graph", "tasks", "groups", "optimised and materialised", "explained", "
 @click.option(
     "--graph", "graphs", type=click.Choice(list(GRAPHS)), multiple=True, default=GRAPHS
 )
+@click.option(
+    "--predict",
+    is_flag=True,
+    help="Also predict what it takes, in wall time.",
+)
 @figures_option()
-def main(tasks: int, graphs: tuple[str, ...], figures: str | None) -> None:
+def main(
+    tasks: int, graphs: tuple[str, ...], predict: bool, figures: str | None
+) -> None:
     """Compare CPU times."""
     rows = []
     for name in graphs:
@@ -68,6 +75,13 @@ def main(tasks: int, graphs: tuple[str, ...], figures: str | None) -> None:
             f"and materialised in {anyway:.1f} s, explained in {took:.1f} s "
             f"({took / anyway:.2f})"
         )
+        if predict:
+            start = time.perf_counter()
+            explanation = explain(collection, nthreads=2, nworkers=4, predict=True)
+            took_all = time.perf_counter() - start
+            assert explanation.prediction is not None
+            policies = ", ".join(explanation.prediction.policies)
+            click.echo(f"{name}: predicted for {policies} in {took_all:.1f} s")
         times = f"{anyway:.1f}", f"{took:.1f}", f"{took / anyway:.2f}"
         rows.append((name, number, len(explanation.groups), *times))
     if figures:

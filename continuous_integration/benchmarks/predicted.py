@@ -1,14 +1,16 @@
 """``benchmarks predicted``: how close predictions are to runs on real workers.
 
-Each workload runs on a local cluster of processes. What it submits is caught on the way
-to the scheduler, and predicted afterwards, so that both are of the same graph.
+Each workload runs on a local cluster of processes, under the policy of the fork and
+under that of the base. What it submits is caught on the way to the scheduler, and
+predicted afterwards for the workers that it ran on, so that both are of the same graph.
 """
 
 from __future__ import annotations
 
 import pickle
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +33,12 @@ CLOSE = (0.75, 1.33)
 
 #: Workers and threads of each.
 CLUSTERS = ("4x1", "2x2")
+
+#: That of the fork, and that of the base.
+POLICIES = ("producers", "marked")
+
+#: Ends of names: files were there before there were several policies.
+_SUFFIXES = {"producers": "", "marked": "-marked"}
 
 _MB = 1e6
 
@@ -68,11 +76,11 @@ OWN = {
 
 @dataclass(frozen=True)
 class Row:
-    """A workload on a cluster, predicted and measured.
+    """A workload on a cluster under a policy, predicted and measured.
 
     Attributes
     ----------
-    workload, cluster : str
+    workload, cluster, policy : str
         Their names.
     predicted, measured : float
         Peak of managed memory in MB.
@@ -84,6 +92,7 @@ class Row:
 
     workload: str
     cluster: str
+    policy: str
     predicted: float
     measured: float
     known: bool
@@ -93,6 +102,11 @@ class Row:
     def ratio(self) -> float:
         """Predicted to measured."""
         return self.predicted / max(self.measured, 1e-3)
+
+    @property
+    def close(self) -> bool:
+        """Whether it is as close as it is to be."""
+        return CLOSE[0] <= self.ratio <= CLOSE[1]
 
 
 @dataclass(frozen=True)
@@ -107,14 +121,19 @@ class Run:
         What was submitted, pickled; None if that was more than one graph.
     persisted : dict
         Key -> bytes of what was there before.
+    workers : list of tuple
+        Address, name and resources of each worker; none if they were not noted.
     """
 
     peaks: list[float]
     graph: bytes | None
     persisted: dict[Any, float]
+    workers: list[tuple[str, str, dict[str, float]]] = field(default_factory=list)
 
 
-def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
+def run(
+    workload: Workload, cluster: str, policy: str, folder: Path, repeats: int
+) -> Run:
     """Run a workload on a local cluster of processes.
 
     Parameters
@@ -123,6 +142,8 @@ def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
         What to run.
     cluster
         Name of the cluster, such as ``4x1``.
+    policy
+        Value for ``distributed.scheduler.rootish-policy``.
     folder
         Where its files are, or are to be written.
     repeats
@@ -131,6 +152,7 @@ def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
     workers, threads = map(int, cluster.split("x"))
     caught: list[bytes] = []
     persisted: dict[Any, float] = {}
+    found: list[tuple[str, str, dict[str, float]]] = []
 
     def compute(client: Client, folder: Path, prepared: Any) -> Any:
         original = Client._graph_to_futures
@@ -140,6 +162,10 @@ def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
             return original(self, expr, *args, **kwargs)
 
         persisted.update(client.nbytes(summary=False))
+        found.extend(
+            (address, str(facts["name"]), facts["resources"])
+            for address, facts in client.scheduler_info(-1)["workers"].items()
+        )
         with mock.patch.object(Client, "_graph_to_futures", submit):
             return workload.compute(client, folder, prepared)
 
@@ -147,20 +173,23 @@ def run(workload: Workload, cluster: str, folder: Path, repeats: int) -> Run:
     for _ in range(repeats):
         caught.clear()
         persisted.clear()
+        found.clear()
         measured = measure(
             replace(workload, compute=compute),
             folder,
             workers=workers,
             threads=threads,
             processes=True,
+            policy=policy,
         )
         peaks.append(measured.peak_managed)
         if len(caught) != 1:
             break
-    return Run(peaks, caught[0] if len(caught) == 1 else None, dict(persisted))
+    graph = caught[0] if len(caught) == 1 else None
+    return Run(peaks, graph, dict(persisted), found)
 
 
-def predict(name: str, cluster: str, measured: Run) -> Row | None:
+def predict(name: str, cluster: str, policy: str, measured: Run) -> Row | str:
     """Predict what was run.
 
     Parameters
@@ -169,30 +198,39 @@ def predict(name: str, cluster: str, measured: Run) -> Row | None:
         Name of the workload.
     cluster
         Name of the cluster, such as ``4x1``.
+    policy
+        Name of the policy.
     measured
         The graph, and what it took.
 
     Returns
     -------
-    Row or None
-        None if it was more than one graph.
+    Row or str
+        Or why there is none.
     """
     from distributed.rootish.explanation import Options, Question
     from distributed.rootish.prediction import Worker
 
     if measured.graph is None:
-        return None
-    workers, threads = map(int, cluster.split("x"))
-    question = Question([], [Worker(threads)] * workers, Options(predict=True))
+        return "more than one graph"
+    number, threads = map(int, cluster.split("x"))
+    workers = [
+        Worker(threads, None, (address, name), resources)
+        for address, name, resources in measured.workers
+    ]
+    question = Question(
+        [], workers or [Worker(threads)] * number, Options(predict=True)
+    )
     question.take(pickle.loads(measured.graph))
     question.persisted = dict(measured.persisted)
     prediction = question.answer().prediction
-    if prediction is None:
-        return None
+    if prediction is None or policy not in prediction.policies:
+        return "; ".join(prediction.notes if prediction else question.notes)
     return Row(
         name,
         cluster,
-        prediction.policies["producers"].peak / _MB,
+        policy,
+        prediction.policies[policy].peak / _MB,
         statistics.median(measured.peaks),
         prediction.known,
         [
@@ -205,6 +243,14 @@ def predict(name: str, cluster: str, measured: Run) -> Row | None:
 @click.command("predicted")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--cluster", "clusters", multiple=True, default=CLUSTERS)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    default=POLICIES,
+    show_default=True,
+)
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option(
     "--folder",
@@ -223,6 +269,7 @@ def predict(name: str, cluster: str, measured: Run) -> Row | None:
 def command(
     names: tuple[str, ...],
     clusters: tuple[str, ...],
+    policies: tuple[str, ...],
     repeats: int,
     folder: Path,
     runs: Path,
@@ -230,36 +277,45 @@ def command(
 ) -> None:
     """Compare predicted peaks with those of runs on real workers.
 
-    Without names all workloads that do not differ in the format of their files alone.
+    Without names all workloads, under the policies of the fork and of the base.
     """
     workloads = {**OWN, **WORKLOADS}
     if unknown := [name for name in names if name not in workloads]:
         raise click.BadParameter(f"no workload {', '.join(unknown)}")
-    names = names or tuple(name for name in workloads if "-netcdf" not in name)
     runs.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name in names:
-        for cluster in clusters:
-            path = runs / f"{name}-{cluster}.pickle"
-            if not path.exists():
-                try:
-                    measured = run(workloads[name], cluster, folder, repeats)
-                except Unavailable as error:
-                    click.echo(f"skipped: {error}", err=True)
-                    continue
-                path.write_bytes(pickle.dumps(vars(measured)))
-            row = predict(name, cluster, Run(**pickle.loads(path.read_bytes())))
-            if row is None:
-                click.echo(f"{name:28} {cluster} more than one graph")
-            else:
-                click.echo(_line(row))
-                rows.append(row)
-    found = {(row.workload, row.cluster): row for row in rows}
-    known = [row for row in rows if row.known]
-    close = [row for row in known if CLOSE[0] <= row.ratio <= CLOSE[1]]
-    click.echo(f"{len(close)} of {len(known)} are close, where sizes are known")
+    for name, policy, cluster in product(names or workloads, policies, clusters):
+        path = runs / f"{name}-{cluster}{_SUFFIXES[policy]}.pickle"
+        if not path.exists():
+            try:
+                measured = run(workloads[name], cluster, policy, folder, repeats)
+            except Unavailable as error:
+                click.echo(f"skipped: {error}", err=True)
+                continue
+            path.write_bytes(pickle.dumps(vars(measured)))
+        measured = Run(**pickle.loads(path.read_bytes()))
+        row = predict(name, cluster, policy, measured)
+        if isinstance(row, str):
+            click.echo(f"{name:28} {cluster} {policy:9} {row}")
+        else:
+            click.echo(_line(row))
+            rows.append(row)
+    values: dict[str, Any] = {}
+    for policy in policies:
+        known = [row for row in rows if row.policy == policy and row.known]
+        close = sum(row.close for row in known)
+        click.echo(
+            f"{policy}: {close} of {len(known)} are close, where sizes are known"
+        )
+        suffix = _SUFFIXES[policy].replace("-", ".")
+        values |= {
+            f"close{suffix}": f"{close / max(len(known), 1):.0%}",
+            f"known{suffix}": len(known),
+            f"all{suffix}": sum(row.policy == policy for row in rows),
+        }
     if figures:
-        share = f"{len(close) / max(len(known), 1):.0%}"
+        found = {(row.workload, row.policy, row.cluster): row for row in rows}
+        columns = [*product(policies, clusters)]
         write_figures(
             figures,
             about=[
@@ -271,10 +327,10 @@ def command(
             ],
             note="Managed memory at its peak, in MB: measured → predicted (ratio). "
             "Sizes of those in brackets are not all known.",
-            values={"close": share, "known": len(known), "all": len(rows)},
-            head=["workload", *clusters],
+            values=values,
+            head=["workload", *(f"{policy}, {cluster}" for policy, cluster in columns)],
             rows=[
-                [name, *(_cell(found.get((name, cluster))) for cluster in clusters)]
+                [name, *(_cell(found.get((name, *column))) for column in columns)]
                 for name in dict.fromkeys(row.workload for row in rows)
             ],
         )
@@ -288,9 +344,9 @@ def _cell(row: Row | None) -> str:
 
 
 def _line(row: Row) -> str:
-    flag = "" if CLOSE[0] <= row.ratio <= CLOSE[1] else "  <--"
+    flag = "" if row.close else "  <--"
     known = "" if row.known else f"  unknown: {'; '.join(row.assumed[:3])}"
     return (
-        f"{row.workload:28} {row.cluster} measured {row.measured:8.1f} predicted "
-        f"{row.predicted:8.1f} ratio {row.ratio:5.2f}{flag}{known}"
+        f"{row.workload:28} {row.cluster} {row.policy:9} measured {row.measured:8.1f} "
+        f"predicted {row.predicted:8.1f} ratio {row.ratio:5.2f}{flag}{known}"
     )

@@ -174,14 +174,20 @@ class Replay(simulation.Simulation):
         self._generation = op.generation
         self.submit(graph, actors=actors or None, fifo_timeout=1e12 if same else 0)
 
-    def _grew(self, key: Key) -> None:
-        ts = self.scheduler.tasks[key]
-        if ts.state == "processing" and ts.prefix.name in self._reads:
-            known = self.scheduler.task_prefixes
-            there = sum(
-                known[name].states["memory"] for name in self._reads if name in known
-            )
-            self.chunks = max(self.chunks, there + 1)
+    def _grows(
+        self, worker: simulation.SimulatedWorker, keys: Sequence[Key], nbytes: int
+    ) -> None:
+        super()._grows(worker, keys, nbytes)
+        for key in keys:
+            ts = self.scheduler.tasks.get(key)
+            if ts and ts.state == "processing" and ts.prefix.name in self._reads:
+                known = self.scheduler.task_prefixes
+                there = sum(
+                    known[name].states["memory"]
+                    for name in self._reads
+                    if name in known
+                )
+                self.chunks = max(self.chunks, there + 1)
 
 
 def cluster_of(name: str, recording: Recording) -> simulation.Cluster:

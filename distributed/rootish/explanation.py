@@ -33,6 +33,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,6 +72,7 @@ from distributed.rootish.prediction import (
     Prediction,
     TooLong,
     Worker,
+    few_collections,
     html_prediction,
     plot_prediction,
     predict,
@@ -743,6 +745,7 @@ class Question:
         self._phase = "optimizes"
         #: What the scheduler says of outputs
         self.seen: dict[str, float] = {}
+        self.remembered: dict[str, tuple[float, str]] = {}
         self.persisted: dict[Key, float] = {}
 
     def left(self) -> float:
@@ -813,6 +816,7 @@ class Question:
             expr = FinalizeCompute(expr)
         self.take(expr.optimize())
 
+    @few_collections
     def take(self, expr: Any) -> None:
         """Take an expression for what would be run.
 
@@ -848,7 +852,32 @@ class Question:
                     outputs[group["prefix"]].append(group["output"])
             for prefix, means in outputs.items():
                 self.seen.setdefault(prefix, sum(means) / len(means))
+            # The newest first, so the oldest is overwritten by it
+            for past in reversed((status or {}).get("computations", ())):
+                self._remember(past)
 
+    def _remember(self, past: Mapping[str, Any]) -> None:
+        """Take what a computation has made for what its like will make.
+
+        Parameters
+        ----------
+        past
+            What became of it. As long as it runs, its groups are there and say more.
+        """
+        if past["running"]:
+            return
+        tasks: Counter[str] = Counter()
+        made: Counter[str] = Counter()
+        for group in past["groups"]:
+            tasks[group["prefix"]] += group["tasks"]
+            made[group["prefix"]] += group["nbytes"]
+        when = f"{datetime.fromtimestamp(past['start']):%Y-%m-%d %H:%M:%S}"
+        for prefix, nbytes in made.items():
+            # What has made nothing was given up
+            if nbytes:
+                self.remembered[prefix] = nbytes / tasks[prefix], when
+
+    @few_collections
     def answer(self) -> Explanation:
         """Explain the graph, and predict what it takes."""
         if self._computed:
@@ -886,6 +915,7 @@ class Question:
             self.seen,
             self.persisted,
             row_bytes(self.expr),
+            self.remembered,
         )
         if sizes.unused:
             self.notes.append(

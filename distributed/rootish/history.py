@@ -6,8 +6,12 @@ tasks run, and what is told of a computation is put together when somebody asks.
 
 Peaks of memory are the exception. They are looked for a few times a second, as long as
 anything happens: the managed memory of all workers, and that of the fullest. What held
-it is found by looking at all groups, and as often as that takes no more than a fixed
-part of the time. A computation that is over before the first look has no peak.
+it is found by looking at all groups. Both are done as often as they take no more than a
+fixed part of the time. A computation that is over before the first look has no peak.
+
+Bytes that workers send come with their heartbeats, and the scheduler adds them up for
+all of its time. A computation has what was added while it was the last one. So what is
+sent in a moment before the next one begins may be taken for that one's.
 """
 
 from __future__ import annotations
@@ -50,7 +54,8 @@ if TYPE_CHECKING:
 
 SETTING = "distributed.scheduler.rootish-history"
 
-#: Part of the scheduler's time that finding out what holds the memory may take
+#: Part of the time that looking at all workers may take, and so may finding out what
+#: holds the memory
 SHARE = 0.001
 
 #: Names whose peaks are kept of a computation
@@ -58,6 +63,10 @@ MOST_NAMES = 100
 
 #: Rows of a computation, those with the most bytes
 MOST_ROWS = 100
+
+#: What workers say in heartbeats of bytes that others have asked for, from memory and
+#: from disk
+SENT = (("get-data", "memory-read", "bytes"), ("get-data", "disk-read", "bytes"))
 
 #: States of tasks that are still to be done
 _TO_DO: tuple[TaskStateState, ...] = ("waiting", "queued", "processing", "no-worker")
@@ -147,6 +156,11 @@ class ComputationStatus:
         One for each name and verdict, those that made the most bytes first.
     left_out
         Number of names and verdicts that are not among these.
+    moved
+        Bytes that workers have sent, to others and to clients that gather results, as
+        far as they have said so in heartbeats until the next computation; None if they
+        do not say it, since their memory has no limit. What P2P shuffles send is not
+        among them.
     """
 
     id: str
@@ -163,6 +177,7 @@ class ComputationStatus:
     slots: int | None
     groups: Sequence[PastGroups]
     left_out: int
+    moved: float | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ComputationStatus:
@@ -235,12 +250,13 @@ class ComputationStatus:
         return f"{datetime.fromtimestamp(self.start):%Y-%m-%d %H:%M:%S}"
 
     def facts(self) -> tuple[str, ...]:
-        """Return how long it took, its peaks, and what it made, as text."""
+        """Return how long it took, its peaks, and what it made and moved, as text."""
         return (
             self.took(),
             f"peak {size(self.peak)}",
             f"{size(self.peak_of_worker)} on the fullest worker",
             f"{size(self.nbytes)} made",
+            f"{size(self.moved)} moved",
         )
 
     def took(self) -> str:
@@ -328,6 +344,7 @@ class _Record:
         "at_peak",
         "computation",
         "copies",
+        "moved",
         "nthreads",
         "of_names",
         "of_worker",
@@ -344,6 +361,8 @@ class _Record:
     copies: float
     #: Name -> most bytes of it that were seen in memory
     of_names: dict[str, float]
+    #: Bytes that workers have sent
+    moved: float
     nthreads: int
     slots: int | None
 
@@ -351,7 +370,7 @@ class _Record:
         self.computation = computation
         self.peak = self.of_worker = None
         self.at_peak = {}
-        self.copies = 0
+        self.copies = self.moved = 0
         self.of_names = {}
         self.nthreads = 0
         self.slots = None
@@ -385,14 +404,23 @@ class History:
         self._last: Computation | None = None
         #: Its transitions when it was looked at
         self._seen = -1
-        #: When all groups may be looked at again
+        #: When workers may be looked at again, and when all groups
+        self._awake = -math.inf
         self._rested = -math.inf
+        #: What workers had sent when that was looked at
+        self._sent = 0.0
 
     def look(self) -> None:
         """See whether there is a new computation, or more in memory than ever.
 
-        It costs as much as there are workers, and nothing if nothing has happened.
+        It costs as much as there are workers, and nothing if nothing has happened. If
+        there are very many, it is done less often than asked for.
         """
+        if monotonic() >= self._awake:
+            self._look()
+
+    def _look(self) -> None:
+        self._count_sent()
         if self.scheduler.transition_counter == self._seen:
             return
         self._seen = self.scheduler.transition_counter
@@ -401,9 +429,11 @@ class History:
             return
         record = self._records[-1]
         total = most = 0
+        start = thread_time()
         for ws in self.scheduler.workers.values():
             total += ws.nbytes
             most = max(most, ws.nbytes)
+        self._awake = monotonic() + (thread_time() - start) / SHARE
         before = record.peak or 0
         higher = record.peak is None or total > before
         record.peak = max(total, before)
@@ -413,6 +443,17 @@ class History:
             start = thread_time()
             self._look_at_groups(record, higher)
             self._rested = monotonic() + (thread_time() - start) / SHARE
+
+    def _count_sent(self) -> None:
+        """Add what workers say that they have sent to the last computation.
+
+        They may say it when all of its tasks are done.
+        """
+        metrics = self.scheduler.cumulative_worker_metrics
+        sent = sum(metrics.get(name, 0) for name in SENT)
+        if self._records:
+            self._records[-1].moved += sent - self._sent
+        self._sent = sent
 
     def _find_new(self) -> None:
         """Begin a record for each computation that has arrived meanwhile."""
@@ -448,7 +489,7 @@ class History:
 
     def status(self) -> tuple[ComputationStatus, ...]:
         """Return what became of the last computations, the newest first."""
-        self.look()
+        self._look()
         return tuple(map(self._status, reversed(self._records)))
 
     def _status(self, record: _Record) -> ComputationStatus:
@@ -481,7 +522,13 @@ class History:
             slots=record.slots if record.nthreads else count_slots(state),
             groups=tuple(rows[:MOST_ROWS]),
             left_out=max(len(rows) - MOST_ROWS, 0),
+            moved=record.moved if record.moved or _say_what_they_send(state) else None,
         )
+
+
+def _say_what_they_send(scheduler: Scheduler) -> bool:
+    """Whether workers do, as those do whose memory is managed."""
+    return any(ws.memory_limit for ws in scheduler.workers.values())
 
 
 def _largest(sizes: Mapping[str, float], number: int) -> dict[str, float]:

@@ -314,6 +314,7 @@ class RootishStatus:
                     size(past.nbytes),
                     size(past.peak),
                     size(past.peak_of_worker),
+                    size(past.moved),
                     "yes" if past.overproducing() else "no",
                 ),
             )
@@ -396,6 +397,7 @@ _COMPUTATIONS = (
     Column("made", number=True, spare=1),
     Column("peak", number=True),
     Column("of a worker", number=True, spare=3),
+    Column("moved", number=True, spare=5),
     Column("overproduced"),
 )
 

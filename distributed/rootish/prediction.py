@@ -12,13 +12,14 @@ and shares nothing with one that runs in the same process.
 from __future__ import annotations
 
 import asyncio
+import gc
 import html
 import logging
 import operator
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,7 @@ from dask.utils import format_bytes
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.collections import HeapSet
+from distributed.rootish.apart import Apart, NoAnswer, worthwhile
 from distributed.rootish.policy import POLICIES
 from distributed.rootish.queue import make_queue
 from distributed.rootish.simulation import (
@@ -180,6 +182,9 @@ class Prediction:
         What was assumed of outputs whose size is not known, the largest first.
     notes
         What else was assumed, in sentences.
+    shuffled
+        Bytes that go through P2P shuffles, as far as is known. They are no managed
+        memory, and in no figure of the policies.
     """
 
     policies: Mapping[str, Played]
@@ -187,6 +192,7 @@ class Prediction:
     memory_limit: int | None
     assumptions: Sequence[Assumption]
     notes: Sequence[str]
+    shuffled: int = 0
 
     @property
     def known(self) -> bool:
@@ -202,6 +208,7 @@ class Prediction:
             "known": self.known,
             "assumptions": [one.to_dict() for one in self.assumptions],
             "notes": list(self.notes),
+            "shuffled": self.shuffled,
         }
 
 
@@ -288,41 +295,25 @@ class _Play(Simulation):
             self._check()
         return False
 
-    def _grew(self, key: Key) -> None:
-        # Called for each key before the scheduler learns of any
-        self._news.append(key)
-
     def _handle(
         self, op: str, message: dict[str, Any], worker: SimulatedWorker | None = None
     ) -> None:
-        self._news: list[Key] = []
-        before = self.peak
-        if worker is not None and op in ("task-finished", "add-keys"):
-            # What is in memory when something comes, before anything is released for it
-            keys = message["keys"] if op == "add-keys" else [message["key"]]
-            grown = self._growth(worker, keys)
-            total = self.nbytes + grown
-            if total > before:
-                self.curve.append((self.now, total))
-                if total > NOTABLE * self._seen:
-                    self._seen = total
-                    self._look(worker, keys)
-            full = worker.known + grown
-            if full > self.fullest[worker.address]:
-                self.fullest[worker.address] = full
         super()._handle(op, message, worker)
         if self.nbytes != self.curve[-1][1]:
             self.curve.append((self.now, self.nbytes))
 
-    def _growth(self, worker: SimulatedWorker, keys: Iterable[Key]) -> int:
-        """Return how many bytes the scheduler is about to learn of."""
-        ws = self.scheduler.workers[worker.address]
-        grown = 0
-        for key in keys:
-            ts = self.scheduler.tasks.get(key)
-            if ts and ws not in (ts.who_has or ()):
-                grown += self._sizes[key]
-        return grown
+    def _grows(self, worker: SimulatedWorker, keys: Sequence[Key], nbytes: int) -> None:
+        # What is in memory when something comes, before anything is released for it
+        total = self.nbytes + nbytes
+        if total > self.peak:
+            self.curve.append((self.now, total))
+            if total > NOTABLE * self._seen:
+                self._seen = total
+                self._look(worker, keys)
+        full = worker.known + nbytes
+        if full > self.fullest[worker.address]:
+            self.fullest[worker.address] = full
+        super()._grows(worker, keys, nbytes)
 
     def _look(self, worker: SimulatedWorker, news: Iterable[Key]) -> None:
         """Note what holds memory now, and why."""
@@ -552,64 +543,133 @@ def predict(
     check
         Called now and then; raises if it has to stop.
     """
-    outputs = list(outputs)
-    placed, notes = _placed(tasks, annotations, workers)
-    workers, more = _equipped(workers, annotations)
-    notes += more
-    work = _durations(tasks, sizes.nbytes)
-    order = dask.order.order(dict(tasks))
-    check()
-    limits = [worker.memory_limit for worker in workers if worker.memory_limit]
-    memory_limit = min(limits) if limits else None
-    limit = spilling_limit(memory_limit)
-    persisted = {key: n for key, n in sizes.nbytes.items() if key not in tasks}
-    graph = Graph(tasks, outputs, order, placed)
-    played = {}
-    for policy in policies:
-        try:
-            played[policy] = _play(
-                graph, policy, work, persisted, workers, limit, check
-            )
-        except SimulationError as error:
-            notes.append(f"{policy}: not predicted, {error}")
-        except TooLong:
-            if not played:
-                raise
-            # The first is the one that was chosen
-            notes.append(
-                f"{policy}: not predicted for want of time; `predict=True` takes it"
-            )
-    if any(isinstance(node, P2PBarrierTask) for node in tasks.values()):
-        notes.append("what P2P shuffles send and hold themselves is not counted")
-    return Prediction(played, limit, memory_limit, sizes.assumptions, notes)
+    outputs, policies = list(outputs), list(policies)
+    apart = {policy: Apart() for policy in worthwhile(len(tasks), policies)}
+    try:
+        placed, notes = _placed(tasks, annotations, workers)
+        workers, more = _equipped(workers, annotations)
+        notes += more
+        order = dask.order.order(dict(tasks))
+        check()
+        limits = [worker.memory_limit for worker in workers if worker.memory_limit]
+        memory_limit = min(limits) if limits else None
+        plan = Plan(
+            Graph(tasks, outputs, order, placed),
+            _durations(tasks, sizes.nbytes),
+            {key: n for key, n in sizes.nbytes.items() if key not in tasks},
+            workers,
+            spilling_limit(memory_limit),
+            [key for key, node in tasks.items() if isinstance(node, P2PBarrierTask)],
+        )
+        for policy, process in apart.items():
+            process.ask(plan, policy)
+        played = {}
+        for policy in policies:
+            try:
+                played[policy] = _play_somewhere(plan, policy, apart, check)
+            except SimulationError as error:
+                notes.append(f"{policy}: not predicted, {error}")
+            except TooLong:
+                if not played:
+                    raise
+                # The first is the one that was chosen
+                notes.append(
+                    f"{policy}: not predicted for want of time; `predict=True` takes it"
+                )
+    finally:
+        for process in apart.values():
+            process.stop()
+    shuffled = sum(map(sizes.shuffled, plan.barriers))
+    if plan.barriers:
+        notes.append(_what_shuffles_do(shuffled, len(workers)))
+    return Prediction(
+        played, plan.limit, memory_limit, sizes.assumptions, notes, shuffled
+    )
 
 
-def _play(
-    graph: Graph,
-    policy: str,
-    work: Mapping[Key, _Work],
-    persisted: Mapping[Key, int],
-    workers: Sequence[Worker],
-    limit: float | None,
-    check: Callable[[], None],
+def _what_shuffles_do(nbytes: int, workers: int) -> str:
+    """Tell what P2P shuffles do that is not counted."""
+    sent = format_bytes(nbytes - nbytes // workers)
+    where = "on disk"
+    if not dask.config.get("distributed.p2p.storage.disk", True):
+        where = "in memory"
+    return (
+        f"not counted: P2P shuffles send about {sent} between workers, and keep "
+        f"{format_bytes(nbytes)} {where} themselves, beside their buffers"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is played.
+
+    Attributes
+    ----------
+    graph
+        Tasks and their order.
+    work
+        Key -> what the task gives and takes.
+    persisted
+        Key -> size of what is there already.
+    workers
+        Those of the cluster.
+    limit
+        Managed memory from which on a worker writes data to disk, None if none does.
+    barriers
+        Keys of the tasks in the middle of P2P shuffles.
+    """
+
+    graph: Graph
+    work: Mapping[Key, _Work]
+    persisted: Mapping[Key, int]
+    workers: Sequence[Worker]
+    limit: float | None
+    barriers: Sequence[Key]
+
+
+def _play_somewhere(
+    plan: Plan, policy: str, apart: Mapping[str, Apart], check: Callable[[], None]
 ) -> Played:
-    """Play a graph under one policy."""
+    """Play a graph under one policy, here unless a process does it."""
+    if policy in apart:
+        with suppress(NoAnswer):
+            return apart[policy].answer(check)
+    return play(plan, policy, check)
+
+
+def play(plan: Plan, policy: str, check: Callable[[], None]) -> Played:
+    """Play a graph under one policy.
+
+    Parameters
+    ----------
+    plan
+        What is played.
+    policy
+        Name of the policy.
+    check
+        Called now and then; raises if it has to stop.
+
+    Raises
+    ------
+    SimulationError
+        If the scheduler gives up, or stands still.
+    """
+    graph = plan.graph
 
     async def play() -> _Play:
         # Where it is made, there has to be an event loop; nothing waits in it
         scheduler = _Paper(policy)
         try:
-            play = _Play(scheduler, work, workers, graph.outputs, check)
+            play = _Play(scheduler, plan.work, plan.workers, graph.outputs, check)
             play.start()
             there = list(play.workers.values())
-            for n, (key, nbytes) in enumerate(persisted.items()):
+            for n, (key, nbytes) in enumerate(plan.persisted.items()):
                 play.scatter(key, None, nbytes, [there[n % len(there)]])
             play.submit(graph)
-            for node in graph.tasks.values():
-                if isinstance(node, P2PBarrierTask):
-                    for ts in scheduler.tasks[node.key].dependents:
-                        # As the shuffle does once it has begun
-                        ts._queueable = False
+            for key in plan.barriers:
+                for ts in scheduler.tasks[key].dependents:
+                    # As the shuffle does once it has begun
+                    ts._queueable = False
             play.run(play.stop)
             return play
         finally:
@@ -619,13 +679,49 @@ def _play(
         played = asyncio.run(play())
     fullest = max(played.fullest.values(), default=0)
     fits = None
-    if limit is not None:
-        fits = fullest <= limit
+    if plan.limit is not None:
+        fits = fullest <= plan.limit
     end = played.curve[-1][0] or 1.0
     curve = [(now / end, nbytes) for now, nbytes in _thin(played.curve)]
     return Played(
         policy, played.peak, fullest, played.moved, fits, tuple(played.holders), curve
     )
+
+
+class _FewCollections(ContextDecorator):
+    """Put full garbage collections off as long as somebody builds something large.
+
+    Each goes through all objects of the process, which grow to millions, and none of
+    which is garbage: that took a third of the time. Young objects are still collected.
+    Threads may ask for it at the same time.
+    """
+
+    #: More than there will ever be of those collections that are counted
+    NEVER = 1_000_000
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = self.NEVER
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                first, second, self._before = gc.get_threshold()
+                gc.set_threshold(first, second, self.NEVER)
+
+    def __exit__(self, *args: object) -> None:
+        with self._lock:
+            self._users -= 1
+            first, second, now = gc.get_threshold()
+            # Else somebody else has set it meanwhile
+            if not self._users and now == self.NEVER:
+                gc.set_threshold(first, second, self._before)
+
+
+#: To be entered where something large is built; also a decorator.
+few_collections = _FewCollections()
 
 
 @contextmanager

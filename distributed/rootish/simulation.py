@@ -21,7 +21,7 @@ import itertools
 import math
 import pickle
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -725,23 +725,23 @@ class Simulation:
             with self.meter():
                 self.scheduler.stream_handlers[op](**message)
             return
-        grown = 0
         if op in ("task-finished", "add-keys"):
+            grown = 0
             ws = self.scheduler.workers[worker.address]
             keys = message["keys"] if op == "add-keys" else [message["key"]]
             for key in keys:
                 ts = self.scheduler.tasks.get(key)
                 if ts and ws not in (ts.who_has or ()):
                     grown += self._sizes[key]
-                    self._grew(key)
-            self.peak = max(self.peak, self.nbytes + grown)
-            self.peak_worker = max(self.peak_worker, worker.known + grown)
+            self._grows(worker, keys, grown)
         with self.meter():
             self.scheduler.stream_handlers[op](worker=worker.address, **message)
         self._learn(worker)
 
-    def _grew(self, key: Key) -> None:
-        """Do nothing; called before the scheduler learns of an output or a copy."""
+    def _grows(self, worker: SimulatedWorker, keys: Sequence[Key], nbytes: int) -> None:
+        """Note that the scheduler is about to learn of outputs or copies."""
+        self.peak = max(self.peak, self.nbytes + nbytes)
+        self.peak_worker = max(self.peak_worker, worker.known + nbytes)
 
     def _learn(self, worker: SimulatedWorker) -> None:
         """Note what the scheduler knows that a worker holds."""

@@ -390,6 +390,8 @@ class Assumption:
 
 GIVEN = "as given"
 SEEN = "as in a run before"
+#: Of one whose groups are forgotten; its time follows
+REMEMBERED = "as on average in the computation of "
 SMALL_HANDLE = "taken for a handle"
 BECOMES = "as large as what becomes of it"
 AS_INPUT = "as large as its largest input"
@@ -411,6 +413,9 @@ class Sizes:
         Prefix or name of a group -> size of an output in bytes, as somebody knows it.
     seen
         The same as a scheduler has seen it.
+    remembered
+        Prefix -> the same as a scheduler remembers it of a computation whose groups are
+        forgotten, and when that was, as text.
     persisted
         Key -> size of what is not in the graph, because it is there already.
     rows
@@ -434,11 +439,13 @@ class Sizes:
         seen: Mapping[str, float],
         persisted: Mapping[Key, float],
         rows: Mapping[str, float],
+        remembered: Mapping[str, tuple[float, str]] = {},
     ):
         self.tasks = tasks
         self._blocks = blocks
         self._given = given
         self._seen = seen
+        self._remembered = remembered
         self._rows = rows
         self._used: set[str] = set()
         self._names: dict[str, tuple[str, str]] = {}
@@ -454,6 +461,37 @@ class Sizes:
         }
         self.assumptions = self._assumptions()
         self.unused = sorted(given.keys() - self._used)
+
+    def shuffled(self, barrier: Key) -> int:
+        """Return how many bytes go through a P2P shuffle, as far as is known.
+
+        Parameters
+        ----------
+        barrier
+            Key of the task in its middle.
+        """
+        tasks, nbytes = self.tasks, self.nbytes
+        sent = {
+            key
+            for transfer in tasks[barrier].dependencies
+            if transfer in tasks
+            for key in tasks[transfer].dependencies
+        }
+        # What sends may be fused with what makes it. Of arrays, the shuffle itself says
+        # how large they are, but for the size of an element
+        chunks = getattr(getattr(tasks[barrier], "spec", None), "new", None)
+        elements = math.prod(map(sum, chunks)) if chunks else 0
+        if math.isnan(elements):
+            elements = 0
+        itemsize = max(
+            (
+                blocks.itemsize
+                for name, blocks in self._blocks.items()
+                if name.startswith("rechunk-p2p")
+            ),
+            default=0,
+        )
+        return max(sum(nbytes[key] for key in sent), round(elements * itemsize))
 
     def _find(self) -> None:
         order, dependents = _topological(self.tasks)
@@ -578,6 +616,10 @@ class Sizes:
         if seen is not None:
             self._guessed[key] = SEEN
             return Output(seen)
+        if self._remembered and (past := self._remembered.get(self._name(key)[1])):
+            nbytes, when = past
+            self._guessed[key] = f"{REMEMBERED}{when}"
+            return Output(nbytes)
         if node.func is _execute_subgraph:
             tasks, out, names, *values = node.args
             return self._output(
@@ -742,7 +784,13 @@ class Sizes:
                 count[entry] += 1
                 total[entry] += self._outputs[key].nbytes
         found = [
-            Assumption(prefix, tasks, total[prefix, why] / tasks, why, why in _KNOWN)
+            Assumption(
+                prefix,
+                tasks,
+                total[prefix, why] / tasks,
+                why,
+                why in _KNOWN or why.startswith(REMEMBERED),
+            )
             for (prefix, why), tasks in count.items()
         ]
         return sorted(found, key=lambda one: -one.nbytes * one.tasks)

@@ -171,7 +171,8 @@ _PAST_COLUMNS = (
     ("made", "Made", 80, _TEXT),
     ("peak", "Peak in memory", 105, _TEXT),
     ("of_worker", "On the fullest worker", 140, _TEXT),
-    ("at_peak", "At the peak", 380, _TEXT),
+    ("moved", "Moved", 80, _TEXT),
+    ("at_peak", "At the peak", 300, _TEXT),
     ("outcome", "Too much, not held back", 170, _TEXT),
 )
 
@@ -479,6 +480,7 @@ def _past_columns(past: Iterable[ComputationStatus]) -> dict[str, list[Any]]:
         "made": [size(each.nbytes) for each in shown],
         "peak": [size(each.peak) for each in shown],
         "of_worker": [size(each.peak_of_worker) for each in shown],
+        "moved": [size(each.moved) for each in shown],
         "at_peak": [each.held_at_peak() for each in shown],
         "outcome": [some_names(group.prefix for group in groups) for groups in wrong],
     }

@@ -115,6 +115,89 @@ async def test_one_for_each_computation(
     del again
 
 
+@policy_cluster(far=False)
+async def test_seldom_where_looking_takes_long(
+    c: Client, s: Scheduler, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be thousands of workers; who asks is told all the same."""
+    s.periodic_callbacks["rootish-history"].stop()
+    look = s.extensions["rootish"].history.look
+    monkeypatch.setattr(history, "SHARE", 1e-12)
+    one = c.submit(load, 1, key="one")
+    await wait(one)
+    look()
+    [past] = (await c.rootish()).computations
+    assert past.peak == pytest.approx(MIB, rel=0.01)
+    two = c.submit(load, 2, key="two")
+    await wait(two)
+    look()
+    records = s.extensions["rootish"].history._records
+    assert len(records) == 1
+    past, _ = (await c.rootish()).computations
+    assert past.peak == pytest.approx(2 * MIB, rel=0.01)
+
+
+@gen_cluster(client=True, nthreads=[("127.0.0.1", 2)] * 2)
+async def test_moved(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
+    """Workers say with their heartbeats what they have sent; it may be late."""
+
+    async def compute(n: int) -> None:
+        loaded = [
+            c.submit(load, i, key=f"load{n}-{i}", workers=a.address) for i in range(n)
+        ]
+        # At once: a computation lasts as long as there is something to do
+        fetched = c.submit(len, loaded, key=f"fetch{n}", workers=b.address)
+        await fetched
+        s.extensions["rootish"].look()
+
+    for worker in (a, b):
+        worker.periodic_callbacks["heartbeat"].stop()
+    event = Event()
+    first = c.submit(event.wait, key="first", workers=b.address)
+    await compute(3)
+    await event.set()
+    await first
+    del first
+    [past] = (await c.rootish()).computations
+    assert past.moved == 0
+    await a.heartbeat()
+    # Nothing else has happened
+    s.extensions["rootish"].look()
+    await forgotten(s)
+    event = Event()
+    second = c.submit(event.wait, key="second", workers=b.address)
+    await compute(5)
+    await a.heartbeat()
+    await b.heartbeat()
+    status = await c.rootish()
+    await event.set()
+    await second
+    assert [past.moved for past in status.computations] == pytest.approx(
+        [5 * MIB, 3 * MIB], rel=0.01
+    )
+    assert "3.00 MiB moved" in str(status.computations[1])
+    assert "moved" in str(status)
+    assert json.loads(json.dumps(status.to_dict()))["computations"][1]["moved"] > MIB
+
+
+@gen_cluster(client=True, worker_kwargs={"memory_limit": 0})
+async def test_nobody_says_what_is_moved(
+    c: Client, s: Scheduler, a: Worker, b: Worker
+) -> None:
+    await c.submit(load, 1)
+    [past] = (await c.rootish()).computations
+    assert past.moved is None
+    assert "? moved" in str(past)
+
+
+def test_moved_is_not_said_by_others() -> None:
+    """A scheduler of an earlier version says nothing of it."""
+    data = {field: None for field in ComputationStatus.__dataclass_fields__}
+    data["groups"] = ()
+    del data["moved"]
+    assert ComputationStatus.from_dict(data).moved is None
+
+
 @policy_cluster(far=False, config={SETTING: 2})
 async def test_bounded(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     for n in range(4):

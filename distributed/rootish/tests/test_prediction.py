@@ -10,6 +10,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import dask
@@ -214,17 +215,17 @@ def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError, match="timeout="):
         question.answer()
     # Of the one that is chosen there is a prediction, of the other there is none
-    original = prediction._play
+    original = prediction.play
 
-    def play(graph: Any, policy: str, *args: Any) -> Any:
+    def play(plan: prediction.Plan, policy: str, *args: Any) -> Any:
         if policy == "marked":
             raise prediction.TooLong
-        return original(graph, policy, *args)
+        return original(plan, policy, *args)
 
     question.options = explanation.Options()
     with monkeypatch.context() as patch:
         patch.setattr(explanation.Question, "left", lambda self: 9.0)
-        patch.setattr(prediction, "_play", play)
+        patch.setattr(prediction, "play", play)
         half = question.answer()
     assert list(half.prediction.policies) == ["producers"]
     assert "marked: not predicted for want of time" in str(half)
@@ -383,6 +384,28 @@ def test_shuffles_as_on_a_cluster() -> None:
     assert dask.config.get("dataframe.shuffle.method", None) is None
 
 
+@pytest.mark.parametrize("disk", [True, False])
+def test_says_what_shuffles_do(disk: bool) -> None:
+    """They send and keep what is no managed memory, and is in no figure."""
+    x = da.random.random((32, 512, 256), chunks=(1, 512, 256))
+    with dask.config.set({"distributed.p2p.storage.disk": disk}):
+        cut = x.rechunk((32, 128, 32), method="p2p")
+        explanation = explain(cut.max(axis=0), **CLUSTER)
+    prediction = explanation.prediction
+    assert prediction.shuffled == pytest.approx(32 * MIB, rel=0.01)
+    assert prediction.to_dict()["shuffled"] == prediction.shuffled
+    where = "on disk" if disk else "in memory"
+    note = f"shuffles send about 24.00 MiB between workers, and keep 32.00 MiB {where}"
+    assert note in str(explanation)
+    assert note in explanation._repr_html_()
+    # Both ends of a shuffle of a data frame are there
+    table = explain(frame().shuffle("k"), **CLUSTER).prediction
+    assert table.shuffled >= 16 * len(frame())
+    without = explain(x.max(axis=0), **CLUSTER).prediction
+    assert without.shuffled == 0
+    assert not any("P2P" in note for note in without.notes)
+
+
 def test_says_what_it_has_computed() -> None:
     explanation = explain(frame().set_index("k"), **CLUSTER)
     assert any(note.startswith("computed, to know") for note in explanation.notes)
@@ -447,6 +470,38 @@ async def test_sizes_of_a_run_before(c: Any, s: Any, a: Any, b: Any) -> None:
     assert one.why == "as in a run before"
     assert one.nbytes == pytest.approx(2 * MIB, rel=0.01)
     del futures
+
+
+@gen_cluster(client=True, nthreads=[("", 1)] * 2)
+async def test_sizes_of_a_run_that_is_forgotten(c: Any, s: Any, a: Any, b: Any) -> None:
+    """The last one counts, and those that made nothing do not."""
+    for size in (5 * MIB, 2 * MIB):
+        await c.gather(c.compute([delayed(bytes)(size + n) for n in range(4)]))
+        while s.task_groups:
+            await asyncio.sleep(0.01)
+    again = [delayed(bytes)(3 + n) for n in range(4)]
+    failed = c.compute(delayed(bytes)(-1))
+    with pytest.raises(ValueError, match="negative"):
+        await failed
+    failed.release()
+    while s.task_groups:
+        await asyncio.sleep(0.01)
+    explanation = await c.explain_rootish(*again)
+    prediction = explanation.prediction
+    [one] = prediction.assumptions
+    start = (await c.rootish()).computations[1].start
+    assert one.why.startswith("as on average in the computation of 20")
+    assert one.why.endswith(f"{datetime.fromtimestamp(start):%H:%M:%S}")
+    assert one.nbytes == pytest.approx(2 * MIB, rel=0.01)
+    assert prediction.known
+    assert one.why in str(explanation)
+    # What somebody says counts more, and what is still there
+    given = await c.explain_rootish(*again, sizes={"bytes": "1 MiB"})
+    assert given.prediction.assumptions[0].why == "as given"
+    futures = c.compute([delayed(bytes)(MIB + n) for n in range(4)])
+    await wait(futures)
+    explanation = await c.explain_rootish(*again)
+    assert explanation.prediction.assumptions[0].why == "as in a run before"
 
 
 @gen_cluster(client=True, nthreads=[("", 1)] * 2)
