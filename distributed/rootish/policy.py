@@ -597,7 +597,7 @@ class Producers(RootishPolicy):
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:
-        """Return the worker beside those inputs which are dear to copy.
+        """Return the worker beside those inputs which are expensive to move.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
         must not draw the task away from the chunk that it consumes, unless the worker
@@ -605,7 +605,7 @@ class Producers(RootishPolicy):
 
         Of several workers, the one is taken on which the base expects the task to start
         first. That is asked here since the base looks at every input once for each of
-        them; neighbours are combined on one worker as a rule, and there is no question.
+        them; neighbors are combined on one worker as a rule, and there is no question.
         """
         dependencies = ts.dependencies
         if (
@@ -624,14 +624,14 @@ class Producers(RootishPolicy):
             if dts.who_has and len(dts.who_has) == 1:
                 [ws] = dts.who_has
                 return ws if ws in running else None
-        dear = [
+        large = [
             dts
             for dts in dependencies
             if dts.nbytes > BINDING_BYTES * len(dts.dependents)
         ]
         holders: set[WorkerState] = set()
-        if dear and len(dear) < len(dependencies):
-            holders = (_holders(dear) & running) - state.saturated
+        if large and len(large) < len(dependencies):
+            holders = (_holders(large) & running) - state.saturated
         if not holders:
             holders = _holders(dependencies) & running
         if len(holders) < 2:
@@ -704,13 +704,21 @@ def make_policy(state: SchedulerState) -> RootishPolicy:
     Raises
     ------
     ValueError
-        If the setting names no policy.
+        If the setting names no policy, or one that bounds the count is no number.
     """
+    for setting, value in (
+        ("rootish-taskgroup", state.rootish_tg_threshold),
+        ("rootish-taskgroup-dependencies", state.rootish_tg_dependencies_threshold),
+    ):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or math.isnan(value):
+            raise ValueError(
+                f"`distributed.scheduler.{setting}` must be a number; got {value!r}"
+            )
     name = dask.config.get("distributed.scheduler.rootish-policy")
-    try:
-        return POLICIES[name](state)
-    except (KeyError, TypeError):
+    if not isinstance(name, str) or name not in POLICIES:
         raise ValueError(
             "`distributed.scheduler.rootish-policy` must be one of "
             f"{', '.join(POLICIES)}; got {name!r}"
-        ) from None
+        )
+    return POLICIES[name](state)

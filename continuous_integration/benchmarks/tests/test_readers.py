@@ -77,13 +77,13 @@ def test_registry() -> None:
 
 def test_row() -> None:
     observations = [
-        Observation("iris", policy, True, ("t",), 6, 48, ("few", "root"), True, peak, 6)
+        Observation("iris", policy, True, ("t",), 6, 48, ("few", "producer"), True, peak, 6)
         for policy, peak in (("heuristic", 48), ("marked", 13), ("producers", 12))
     ]
     cells = row(observations)
     assert len(cells) == len(HEAD)
     assert cells[2] == "48 t / 6"
-    assert cells[3:] == ["**48** few, root", "**13** few, root", "12 few, root"]
+    assert cells[3:] == ["**48** few, producer", "**13** few, producer", "12 few, producer"]
 
 
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

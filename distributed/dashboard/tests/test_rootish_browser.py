@@ -105,7 +105,7 @@ async def test_page(c, s, a, b, browser):
         await expect(reason).to_contain_text(
             "It has no inputs and brings data in.", timeout=PATIENCE
         )
-        await expect(reason).to_contain_text(ADVICE["root"].text)
+        await expect(reason).to_contain_text(ADVICE["producer"].text)
         await event.set()
         await wait(loads)
         await show(QUEUED, "0")

@@ -716,7 +716,7 @@ def stretch(chunk: bytes, event: Event, i: int) -> bytes:
     return bytes(MIB)
 
 
-@policy_cluster(far=False)
+@policy_cluster(far=False, config=AT_ONCE)
 async def test_no_warning_of_consumers(
     c: Client, s: Scheduler, a: Worker, b: Worker
 ) -> None:
@@ -726,7 +726,7 @@ async def test_no_warning_of_consumers(
         # Nobody keeps the chunks, so that they are freed
         results = []
         for i in range(20):
-            with annotate(workers=[a.address]):
+            with annotate(workers=[a.address], priority=-i):
                 chunk = delayed(load)("x", i)
             with annotate(workers=[b.address], priority=-i):
                 results.append(delayed(stretch)(chunk, event, i))

@@ -1187,6 +1187,23 @@ def test_unknown_policy(policy: object, monkeypatch: pytest.MonkeyPatch) -> None
     start()
 
 
+@pytest.mark.parametrize("setting", ["taskgroup", "taskgroup-dependencies"])
+@pytest.mark.parametrize("value", ["10", None, True, float("nan"), []])
+def test_count_that_is_no_number(
+    setting: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused by its own name, whatever the policy."""
+    monkeypatch.setattr(Scheduler, "start_http_server", lambda *args, **kwargs: None)
+    name = f"distributed.scheduler.rootish-{setting}"
+
+    @gen_test(config={name: value})
+    async def start() -> None:
+        with pytest.raises(ValueError, match=f"`{name}` must be a number; got"):
+            Scheduler()
+
+    start()
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @policy_cluster()
 async def test_policy_of_setting(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
