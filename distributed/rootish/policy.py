@@ -65,6 +65,10 @@ UNKNOWN_OUTPUT = 2**20
 #: held back. What is larger is data, if it is one of many.
 HANDLE_BYTES = 2**15
 
+#: Loads have no more inputs than this of their own, each shared out among its users.
+#: With more they follow one by one what is held back already.
+INPUTS_PER_LOAD = 0.25
+
 #: An input of this size for each of its users binds them to the workers that hold it.
 BINDING_BYTES = 2**20
 
@@ -182,10 +186,29 @@ def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
     return set().union(*[dts.who_has or () for dts in inputs])
 
 
-def _is_one_of_many(tg: TaskGroup) -> bool:
-    """Whether a group was found to have more tasks than the cluster runs at once."""
-    verdict = tg.rootish_facts.verdict
-    return verdict is not None and verdict is not FEW and verdict is not STAND_IN
+def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
+    """Whether an input is rather data than a handle, for all that is known.
+
+    It is if it is large, and one of many; or if it has few users, and others of its
+    group are still to come.
+
+    Parameters
+    ----------
+    dts
+        The input.
+    nbytes
+        Its size, or that of others of its group.
+    inputs
+        How many inputs the task has so far, each shared out among its users.
+    """
+    tg = dts.group
+    states = tg.states
+    if inputs > INPUTS_PER_LOAD and (
+        states["queued"] or states["processing"] or states["waiting"]
+    ):
+        return True
+    is_one_of_many = tg.rootish_facts.verdict not in (None, FEW, STAND_IN)
+    return is_one_of_many and nbytes > HANDLE_BYTES
 
 
 def stands_for_data(run_spec: object) -> bool:
@@ -485,16 +508,20 @@ class Producers(RootishPolicy):
         if not ts._queueable:
             # A P2P shuffle, which spreads its tasks itself
             return COUNTED if state._is_rootish_marked(ts) else NOT_COUNTED
+        run_spec = ts.run_spec
+        is_marked = run_spec is not None and run_spec.data_producer
         # A queued task stays where it is when the cluster grows
-        if ts._state != "queued" and not larger_than_cluster(ts, nthreads):
+        if not (
+            is_marked or ts._state == "queued" or larger_than_cluster(ts, nthreads)
+        ):
             return FEW
         if not ts.dependencies:
-            if len(ts.dependents) > 1 and stands_for_data(ts.run_spec):
+            if len(ts.dependents) > 1 and stands_for_data(run_spec):
                 return STAND_IN
             return PRODUCER
         if ts.waiting_on:
             # The sizes of its inputs are not known yet
-            return CONSUMER
+            return PRODUCER if is_marked else CONSUMER
         verdict = self._weigh(ts)
         if self._raised and not verdict.rootish and self._asked_for(ts.group):
             return COUNTED
@@ -529,16 +556,17 @@ class Producers(RootishPolicy):
                 # Held back for the work alone, if beside their inputs workers idle
                 if inputs * tg._size >= nworkers:
                     return CONSUMER
-            elif frees >= bound:
-                return CONSUMER
-            elif known is None and (
-                inputs > 1 or (nbytes > HANDLE_BYTES and _is_one_of_many(group))
+            elif frees >= bound or (
+                known is None and _is_data(dts, nbytes, inputs)
             ):
                 return CONSUMER
-        if state.rootish_tg_threshold <= 0 and (is_small or known is None):
+        if (
+            state.rootish_tg_threshold <= 0
+            and (is_small or known is None)
+            and inputs * tg._size < nworkers
+        ):
             # The user wants no tasks spread for the sake of their number
-            if inputs * tg._size < nworkers:
-                return CONSUMER
+            return CONSUMER
         return PRODUCER if copies < max(bound, HANDLE_BYTES) else BESIDE
 
     def _threads_to_wait_for(self, ts: TaskState) -> float:

@@ -77,13 +77,19 @@ def test_registry() -> None:
 
 def test_row() -> None:
     observations = [
-        Observation("iris", policy, True, ("t",), 6, 48, ("few", "producer"), True, peak, 6)
+        Observation(
+            "iris", policy, True, ("t",), 6, 48, ("few", "beside"), True, peak, 6
+        )
         for policy, peak in (("heuristic", 48), ("marked", 13), ("producers", 12))
     ]
     cells = row(observations)
     assert len(cells) == len(HEAD)
     assert cells[2] == "48 t / 6"
-    assert cells[3:] == ["**48** few, producer", "**13** few, producer", "12 few, producer"]
+    assert cells[3:] == [
+        "**48** few, beside",
+        "**13** few, beside",
+        "12 few, beside",
+    ]
 
 
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

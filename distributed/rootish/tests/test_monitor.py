@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -29,8 +28,8 @@ from distributed.rootish.monitor import (
 from distributed.rootish.policy import (
     CONSUMER,
     FEW,
-    PRODUCER,
     PLACED,
+    PRODUCER,
     GroupFacts,
     Producers,
     Verdict,

@@ -10,12 +10,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from continuous_integration.random_cases import (
     Case,
@@ -27,9 +24,6 @@ from continuous_integration.random_cases import (
     script,
     shrink,
 )
-from distributed.rootish.policy import CONSUMER, POLICIES, PRODUCER
-from distributed.rootish.tests.utils import KIB, MIB
-from distributed.scheduler import TaskGroup, TaskPrefix
 
 #: How many cases are played from their numbers, and how many Hypothesis makes up
 CASES = int(os.environ.get("RANDOM_CASES", 500))
