@@ -19,6 +19,7 @@ from continuous_integration.benchmarks import (
     computations,  # noqa: F401
     fidelity,
     kinds,  # noqa: F401
+    numbers,
     predicted,
     ratchet,
     recordings,
@@ -595,6 +596,7 @@ def cost(
 
 
 main.add_command(ratchet.command)
+main.add_command(numbers.command)
 main.add_command(fidelity.command)
 main.add_command(predicted.command)
 main.add_command(scale.command)

@@ -195,6 +195,21 @@ def _replay(
         raise ForkError(f"{contender.name} failed: {errors.splitlines()[-1]}")
 
 
+def replay_once(
+    contender: Contender, names: Sequence[str], clusters: Sequence[str]
+) -> list[Row]:
+    """Replay recordings on clusters with the first seed.
+
+    Parameters
+    ----------
+    contender
+        What is replayed with.
+    names, clusters
+        Which recordings, on what.
+    """
+    return list(_replay(contender, SEEDS[0], names, clusters, recordings.FOLDER))
+
+
 def replay_all(
     contenders: Sequence[Contender],
     names: Sequence[str],

@@ -556,9 +556,7 @@ class Producers(RootishPolicy):
                 # Held back for the work alone, if beside their inputs workers idle
                 if inputs * tg._size >= nworkers:
                     return CONSUMER
-            elif frees >= bound or (
-                known is None and _is_data(dts, nbytes, inputs)
-            ):
+            elif frees >= bound or (known is None and _is_data(dts, nbytes, inputs)):
                 return CONSUMER
         if (
             state.rootish_tg_threshold <= 0

@@ -1,0 +1,149 @@
+"""``benchmarks numbers``: what half and double of each number of the decision do.
+
+The recordings are replayed with each number changed, and with all numbers as they are.
+A number is a constant of :mod:`distributed.rootish.policy`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from continuous_integration.benchmarks import ratchet, recordings
+from continuous_integration.benchmarks.ours import REPOSITORY
+from continuous_integration.figures import SCHEDULER, figures_option, write_figures
+
+#: Where the numbers are
+MODULE = Path("distributed", "rootish", "policy.py")
+
+#: What is no number of the decision but a default of the release
+NOT_OURS = frozenset({"DEFAULT_COUNT"})
+
+#: Clusters of the replays
+CLUSTERS = ("4x1", "2x2")
+
+#: Metric -> what is too little to count: see :data:`ratchet.HELD`
+METRICS = {"peak": 1e4, "moved": 1e5, "makespan": 0.01}
+
+HEAD = (
+    *("number", "value"),
+    *(f"{metric}, {cluster}" for metric in METRICS for cluster in CLUSTERS),
+)
+
+
+def find_numbers(source: str) -> dict[str, float]:
+    """Return the constants of a module that are numbers.
+
+    Parameters
+    ----------
+    source
+        Its text. Powers are numbers, too.
+
+    Returns
+    -------
+    dict
+        Name -> value, in the order of the module.
+    """
+    found = {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.Assign) or not isinstance(
+            node.targets[0], ast.Name
+        ):
+            continue
+        name = node.targets[0].id
+        try:
+            value = eval(ast.unparse(node.value), {"__builtins__": {}})
+        except (NameError, TypeError):
+            continue
+        if isinstance(value, (int, float)) and name.isupper() and name not in NOT_OURS:
+            found[name] = value
+    return found
+
+
+def change(source: str, name: str, value: float) -> str:
+    """Return the text of a module in which a constant has another value.
+
+    Parameters
+    ----------
+    source
+        The text.
+    name, value
+        Of the constant.
+    """
+    changed, count = re.subn(
+        rf"^{name} = .*$", f"{name} = {value!r}", source, flags=re.MULTILINE
+    )
+    assert count == 1, name
+    return changed
+
+
+def variants(source: str) -> Iterator[tuple[str, float, str]]:
+    """Yield name, value and the text of the module, for half and double of each.
+
+    Parameters
+    ----------
+    source
+        The text of the module as it is.
+    """
+    for name, value in find_numbers(source).items():
+        for factor in (0.5, 2):
+            new = value * factor
+            new = round(new) if new == round(new) else new
+            yield name, new, change(source, name, new)
+
+
+def means(rows: Sequence[ratchet.Row], base: Sequence[ratchet.Row]) -> Iterator[str]:
+    """Yield the geometric means of what came out against the release.
+
+    Parameters
+    ----------
+    rows, base
+        What came out, and for the release.
+    """
+    place = "{workload} {cluster}".format_map
+    before = {place(row): row for row in base}
+    for metric, little in METRICS.items():
+        for cluster in CLUSTERS:
+            ratios = [
+                max(row[metric], little) / before[place(row)][metric]
+                for row in rows
+                if row["cluster"] == cluster and before[place(row)][metric] > little
+            ]
+            yield f"{statistics.geometric_mean(ratios):.3f}" if ratios else ""
+
+
+@click.command("numbers")
+@click.argument("names", nargs=-1, metavar="[RECORDING]...")
+@figures_option()
+def command(names: tuple[str, ...], figures: str | None) -> None:
+    """Replay with half and double of each number of the decision.
+
+    Without recordings all of them. Prints geometric means against the release.
+    """
+    names = names or tuple(recordings.names(recordings.FOLDER))
+    template = "{:20} {:>12}" + " {:>13}" * (len(HEAD) - 2)
+    click.echo(template.format(*HEAD))
+    table: list[tuple[str, ...]] = []
+    with ratchet.made(["base", "fork"]) as (base, fork):
+        released = ratchet.replay_once(base, names, CLUSTERS)
+        source = (REPOSITORY / MODULE).read_text(encoding="utf-8")
+        for name, value, text in [("as they are", "", source), *variants(source)]:
+            (fork.tree / MODULE).write_text(text, encoding="utf-8")
+            rows = ratchet.replay_once(fork, names, CLUSTERS)
+            line = (name, str(value), *means(rows, released))
+            click.echo(template.format(*line))
+            table.append(line)
+    if figures:
+        write_figures(
+            figures,
+            about=[*SCHEDULER, "continuous_integration/benchmarks/numbers.py"],
+            note="Geometric means over all recordings, the fork's result divided by "
+            "the release's.",
+            head=HEAD,
+            rows=table,
+        )
