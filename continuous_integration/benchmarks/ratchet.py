@@ -20,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ from continuous_integration.upstream.git import run_git
 
 #: What is held.
 HELD_FILE = Path(__file__).with_name("replay.json")
+
+#: Processes of :func:`replay_once`
+PROCESSES = 2
 
 #: Seeds of hashes. Where there is one worker for each of few threads, chance counts
 #: most, and medians are taken; elsewhere the first must do.
@@ -207,7 +212,14 @@ def replay_once(
     names, clusters
         Which recordings, on what.
     """
-    return list(_replay(contender, SEEDS[0], names, clusters, recordings.FOLDER))
+
+    def part(some: Sequence[str]) -> list[Row]:
+        return list(_replay(contender, SEEDS[0], some, clusters, recordings.FOLDER))
+
+    # Processes do the work, which threads wait for
+    parts = [names[n::PROCESSES] for n in range(PROCESSES)]
+    with ThreadPoolExecutor() as executor:
+        return list(chain.from_iterable(executor.map(part, filter(None, parts))))
 
 
 def replay_all(
