@@ -189,8 +189,8 @@ def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
 def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
     """Whether an input is rather data than a handle, for all that is known.
 
-    It is if it is large, and one of many; or if it has few users, and others of its
-    group are still to come.
+    It is if it is one of many that is large; or of which others are still to come, and
+    each has few users. What stands for data, or is few, goes out at once.
 
     Parameters
     ----------
@@ -202,13 +202,13 @@ def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
         How many inputs the task has so far, each shared out among its users.
     """
     tg = dts.group
+    if tg.rootish_facts.verdict in (None, FEW, STAND_IN):
+        return False
     states = tg.states
-    if inputs > INPUTS_PER_LOAD and (
-        states["queued"] or states["processing"] or states["waiting"]
-    ):
-        return True
-    is_one_of_many = tg.rootish_facts.verdict not in (None, FEW, STAND_IN)
-    return is_one_of_many and nbytes > HANDLE_BYTES
+    return nbytes > HANDLE_BYTES or bool(
+        inputs > INPUTS_PER_LOAD
+        and (states["queued"] or states["processing"] or states["waiting"])
+    )
 
 
 def stands_for_data(run_spec: object) -> bool:

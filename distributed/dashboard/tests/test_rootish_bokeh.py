@@ -114,7 +114,10 @@ async def test_rows(c, s, a, b):
         "few": ("no", 1, 0, 0, 0, 1),
     }
     assert list(shown)[-1] == "few"
-    assert shown["load"]["reason"] == "It has no inputs and brings data in."
+    assert (
+        shown["load"]["reason"]
+        == "It brings in far more than it frees, and may run anywhere."
+    )
     assert shown["later"]["reason"] == "Not decided yet."
     assert shown["load"]["bytes"] == "?"
     assert shown["load"]["waits"].endswith(" order")
@@ -371,12 +374,12 @@ async def test_what_is_wrong_comes_with_what_to_do(c, s, a, b):
     def see():
         component.update()
         assert rows(component)[name]["wrong"] == "wrong"
-        assert rows(component)[name]["advice"] == ADVICE["restricted"].text
+        assert rows(component)[name]["advice"] == ADVICE["placed"].text
         text = component.summary.text
         assert "Not held back" in text
         assert html.escape(name) in text
         assert name not in text
-        assert html.escape(ADVICE["restricted"].text) in text
+        assert html.escape(ADVICE["placed"].text) in text
         assert component.past.data["outcome"][0] == name
 
     see()

@@ -103,7 +103,8 @@ async def test_page(c, s, a, b, browser):
         assert not any(widths[1:])
         reason = cell(page, "load", REASON)
         await expect(reason).to_contain_text(
-            "It has no inputs and brings data in.", timeout=PATIENCE
+            "It brings in far more than it frees, and may run anywhere.",
+            timeout=PATIENCE,
         )
         await expect(reason).to_contain_text(ADVICE["producer"].text)
         await event.set()

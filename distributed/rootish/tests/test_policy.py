@@ -238,13 +238,13 @@ async def test_keys_named_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("policy", "held"), [("producers", False), ("marked", True), ("heuristic", False)]
+    ("policy", "held"), [("producers", True), ("marked", True), ("heuristic", False)]
 )
 @policy_cluster(far=False)
 async def test_marked_task_on_its_own(
     c: Any, s: Any, a: Any, b: Any, policy: str, held: bool
 ) -> None:
-    """A mark makes up for the number of tasks in the rule of the base alone."""
+    """A mark makes up for the number of tasks."""
     handle = await c.scatter(Handle("file"), workers=[a.address])
     event = Event()
     busy = c.map(load_when, [event] * 20, range(20))
@@ -1477,7 +1477,6 @@ def weigh(
     kept: bool = False,
     others: int | None = None,
     many: bool = True,
-    more: int = 0,
     number: int = 20,
 ) -> Verdict:
     """Judge one of many tasks with inputs of the same kind.
@@ -1498,23 +1497,20 @@ def weigh(
         What others of its group hold, if that is not the same.
     many
         Whether the input is one of many.
-    more
-        How many inputs of the kind each task has besides.
     number
         How many tasks there are.
     """
     tasks = []
     for n in range(number):
-        inputs = [s.send(s.add("load", 10 * n + i)) for i in range(1 + more)]
-        tasks.append(s.add("process", 10_000 + n, *inputs, nbytes=output))
-        for dts in inputs:
-            if kept:
-                dts.who_wants = {s.client}
-            for i in range(users - 1):
-                s.add("other", 20_000 + users * n + i, dts)
-            s.finish(dts, nbytes=nbytes if others is None or not n else others)
+        dts = s.send(s.add("load", n))
+        tasks.append(s.add("process", 10_000 + n, dts, nbytes=output))
+        if kept:
+            dts.who_wants = {s.client}
+        for i in range(users - 1):
+            s.add("other", 20_000 + users * n + i, dts)
+        s.finish(dts, nbytes=nbytes if others is None or not n else others)
     [first, *_] = tasks
-    [dts, *_] = first.dependencies
+    [dts] = first.dependencies
     dts.group.rootish_facts.verdict = PRODUCER if many else FEW
     assert dts.nbytes == nbytes
     return s.rootish_policy.verdict(first)
@@ -1559,22 +1555,30 @@ def test_a_single_worker_may_get_company() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "many", "more", "expected"),
+    ("nbytes", "many", "users", "rest", "expected"),
     [
-        (HANDLE_BYTES, True, 0, PRODUCER),
+        (HANDLE_BYTES, True, 1, None, PRODUCER),
         # Data, which a task may consume
-        (HANDLE_BYTES + 1, True, 0, CONSUMER),
+        (HANDLE_BYTES + 1, True, 1, None, CONSUMER),
         # A large table that there is only one of
-        (HANDLE_BYTES + 1, False, 0, PRODUCER),
-        # Several inputs of its own
-        (1, True, 1, CONSUMER),
+        (HANDLE_BYTES + 1, False, 1, None, PRODUCER),
+        # They arrive one by one, and are consumed as they do
+        (1, True, 3, "queued", CONSUMER),
+        (1, True, 3, "processing", CONSUMER),
+        (1, True, 3, "waiting", CONSUMER),
+        # Objects that stand for data do so, too, but are not held back
+        (1, False, 3, "processing", PRODUCER),
+        # Handles, each with many users
+        (1, True, 4, "queued", PRODUCER),
     ],
 )
 def test_nothing_is_known_of_the_output(
-    nbytes: int, many: bool, more: int, expected: Verdict
+    nbytes: int, many: bool, users: int, rest: Any, expected: Verdict
 ) -> None:
     s = Paper(2)
-    assert weigh(s, nbytes, None, many=many, more=more) is expected
+    if rest:
+        s.move(s.add("load", 9999), rest)
+    assert weigh(s, nbytes, None, users, many=many) is expected
     assert s.task_groups["process"].rootish_facts.guessed
 
 

@@ -61,7 +61,7 @@ async def test_prometheus(c, s, a, b):
         load, range(TASKS), event=event, key=[("load", i) for i in range(TASKS)]
     )
     await async_poll_for(lambda: len(s.queued) == TASKS - SLOTS, timeout=5)
-    no, yes = ("reason=few", "rootish=false"), ("reason=root", "rootish=true")
+    no, yes = ("reason=few", "rootish=false"), ("reason=producer", "rootish=true")
     found = await fetch(s)
     assert found["dask_rootish_groups"] == {no: 1, yes: 1}
     assert found["dask_rootish_queued_tasks"] == {(): TASKS - SLOTS}
