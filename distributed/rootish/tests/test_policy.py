@@ -122,6 +122,11 @@ def load_when(event: Event, *args: object) -> bytes:
     return bytes(CHUNK_NBYTES)
 
 
+def count_when(event: Event, *args: object) -> int:
+    event.wait()
+    return 1
+
+
 def consume(chunk: object) -> int:
     return 1
 
@@ -576,11 +581,18 @@ async def test_large_inputs_do_not_bury_a_worker(
 ) -> None:
     """A worker that has more than its share of the work gets help from the other."""
     event = Event()
+    await event.set()
+    # So much is known from the start that they bring nothing in, and take long
+    first = c.submit(count_when, event, key=("count", -1))
+    await wait(first)
+    s.task_prefixes["count"].duration_average = 1
+    await event.clear()
     chunks = await c.scatter([bytes(MIB + 1)] * 24, hash=False, workers=[a.address])
     handles = c.map(open_file, range(8), workers=[b.address])
     await wait(handles)
-    seen = await watch(s, "load_when")
-    futures = c.map(load_when, [event] * 24, chunks, handles * 3)
+    seen = await watch(s, "count")
+    keys = [("count", i) for i in range(24)]
+    futures = c.map(count_when, [event] * 24, chunks, handles * 3, key=keys)
     await async_poll_for(lambda: seen.peak_sent == 24, timeout=60)
     assert len(s.workers[b.address].processing) >= 2
     await event.set()
