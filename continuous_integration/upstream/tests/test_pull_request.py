@@ -447,10 +447,10 @@ def test_check(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linters.TOOLS, "mypy", ("mypy", ["platform"]))
     output = run(checkout, "--check")
     for line in (
-        "ruff-check 1.2.3: passed on 41 files",
-        "ruff-format 1.2.3: passed on 41 files",
+        "ruff-check 1.2.3: passed on 43 files",
+        "ruff-format 1.2.3: passed on 43 files",
         "other 4: not run, it is not known here",
-        "mypy 5: passed on 41 files",
+        "mypy 5: passed on 43 files",
     ):
         assert f"\n{line}\n" in output
     git(checkout, "branch", "--delete", "--force", BRANCH)
