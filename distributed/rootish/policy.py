@@ -541,22 +541,27 @@ class Producers(RootishPolicy):
         frees = copies = inputs = 0.0
         for dts in ts.dependencies:
             users = len(dts.dependents)
+            inputs += 1 / users
+            # Small outputs are held back for the work alone, if beside their inputs
+            # workers idle
+            if is_small and inputs * tg._size >= nworkers:
+                return CONSUMER
             nbytes: float = dts.nbytes
+            is_kept = bool(dts.who_wants)
+            if not (is_small or is_kept) and frees + nbytes / users >= bound:
+                return CONSUMER
             group = dts.group
             if group is not tg:
                 # Padding, or cutting edges off, makes small outputs beside large ones:
                 # what becomes of an edge is as small
                 nbytes = max(nbytes, mean_output(group) or 0)
-            if not dts.who_wants:
+            if not is_kept:
                 frees += nbytes / users
             if len(dts.who_has or ()) < nworkers:
                 copies += nbytes * (nworkers - 1) / max(users, nworkers)
-            inputs += 1 / users
-            if is_small:
-                # Held back for the work alone, if beside their inputs workers idle
-                if inputs * tg._size >= nworkers:
-                    return CONSUMER
-            elif frees >= bound or (known is None and _is_data(dts, nbytes, inputs)):
+            if not is_small and (
+                frees >= bound or (known is None and _is_data(dts, nbytes, inputs))
+            ):
                 return CONSUMER
         if (
             state.rootish_tg_threshold <= 0
