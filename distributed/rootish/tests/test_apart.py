@@ -72,7 +72,8 @@ def test_same_as_here(monkeypatch: pytest.MonkeyPatch, ended: list[Any]) -> None
     assert len(ended) == 1
     assert ended[0].returncode == 0
     assert list(there) == ["producers", "marked"]
-    assert peaks(explain(x, **CLUSTER)) == there
+    # Where two tasks are as urgent, either may be first
+    assert peaks(explain(x, **CLUSTER)) == pytest.approx(there, rel=0.01)
     assert len(ended) == 2
     with dask.config.set({"distributed.scheduler.worker-saturation": "inf"}):
         assert peaks(explain(x, **CLUSTER))["marked"] > 1.2 * there["marked"]
