@@ -7,7 +7,6 @@ A number is a constant of :mod:`distributed.rootish.policy`.
 from __future__ import annotations
 
 import ast
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 from continuous_integration.benchmarks import ratchet, recordings
 from continuous_integration.benchmarks.ours import REPOSITORY
 from continuous_integration.figures import SCHEDULER, figures_option, write_figures
+from continuous_integration.mutants.mutate import mutants
 
 #: Where the numbers are
 MODULE = Path("distributed", "rootish", "policy.py")
@@ -36,52 +36,6 @@ HEAD = (
 )
 
 
-def find_numbers(source: str) -> dict[str, float]:
-    """Return the constants of a module that are numbers.
-
-    Parameters
-    ----------
-    source
-        Its text. Powers are numbers, too.
-
-    Returns
-    -------
-    dict
-        Name -> value, in the order of the module.
-    """
-    found = {}
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.Assign) or not isinstance(
-            node.targets[0], ast.Name
-        ):
-            continue
-        name = node.targets[0].id
-        try:
-            value = eval(ast.unparse(node.value), {"__builtins__": {}})
-        except (NameError, TypeError):
-            continue
-        if isinstance(value, (int, float)) and name.isupper() and name not in NOT_OURS:
-            found[name] = value
-    return found
-
-
-def change(source: str, name: str, value: float) -> str:
-    """Return the text of a module in which a constant has another value.
-
-    Parameters
-    ----------
-    source
-        The text.
-    name, value
-        Of the constant.
-    """
-    changed, count = re.subn(
-        rf"^{name} = .*$", f"{name} = {value!r}", source, flags=re.MULTILINE
-    )
-    assert count == 1, name
-    return changed
-
-
 def variants(source: str) -> Iterator[tuple[str, float, str]]:
     """Yield name, value and the text of the module, for half and double of each.
 
@@ -90,11 +44,10 @@ def variants(source: str) -> Iterator[tuple[str, float, str]]:
     source
         The text of the module as it is.
     """
-    for name, value in find_numbers(source).items():
-        for factor in (0.5, 2):
-            new = value * factor
-            new = round(new) if new == round(new) else new
-            yield name, new, change(source, name, new)
+    for mutant in mutants(MODULE.as_posix(), source):
+        name = mutant.constant
+        if name and name not in NOT_OURS:
+            yield name, ast.literal_eval(mutant.text), mutant.apply(source)
 
 
 def means(rows: Sequence[ratchet.Row], base: Sequence[ratchet.Row]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ import pytest
 import pytest_timeout
 
 from continuous_integration.fork import ForkError
-from continuous_integration.mutants.modules import Module, concerned
+from continuous_integration.mutants.modules import Module, concerned, spec_loaded_by
 from continuous_integration.mutants.mutate import Mutant
 from continuous_integration.mutants.record import Recorded
 
@@ -125,7 +126,9 @@ def preload(names: Iterable[str]) -> None:
 class _Loader(SourceFileLoader):
     """Load another text than that of the file."""
 
-    text = ""
+    def __init__(self, text: str, name: str, path: str):
+        super().__init__(name, path)
+        self.text = text
 
     def get_code(self, fullname: str) -> CodeType:
         code = compile(self.text, self.path, "exec", dont_inherit=True)
@@ -156,13 +159,7 @@ class Finder:
         """Implement the protocol of ``sys.meta_path``."""
         if name != self.name:
             return None
-        spec = PathFinder.find_spec(name, path)
-        if spec is None or spec.origin is None:
-            return None
-        loader = _Loader(name, spec.origin)
-        loader.text = self.text
-        spec.loader = loader
-        return spec
+        return spec_loaded_by(partial(_Loader, self.text), name, path)
 
 
 class _Reporter:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 
 from continuous_integration.fork import ForkError
@@ -38,6 +39,27 @@ TESTS = tuple(
         "random",
     )
 )
+
+
+def spec_loaded_by(
+    make: Callable[[str, str], SourceFileLoader],
+    name: str,
+    path: Sequence[str] | None,
+) -> ModuleSpec | None:
+    """Find a module where it is, and let another loader load it.
+
+    Parameters
+    ----------
+    make
+        Makes the loader, of the name of the module and its file.
+    name, path
+        As for ``find_spec`` of the entries of ``sys.meta_path``.
+    """
+    spec = PathFinder.find_spec(name, path)
+    if spec is None or spec.origin is None:
+        return None
+    spec.loader = make(name, spec.origin)
+    return spec
 
 
 class Module:

@@ -15,7 +15,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from time import perf_counter
 from types import CodeType, ModuleType
@@ -24,6 +25,7 @@ from typing import Any
 import pytest
 
 from continuous_integration.fork import ForkError
+from continuous_integration.mutants.modules import spec_loaded_by
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,7 +158,9 @@ class _Marked(ast.NodeTransformer):
 class _Loader(SourceFileLoader):
     """Load a module that tells which lines it runs."""
 
-    recorder: Recorder
+    def __init__(self, recorder: Recorder, name: str, path: str):
+        super().__init__(name, path)
+        self.recorder = recorder
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.recorder.names[fullname]
@@ -204,13 +208,7 @@ class Recorder:
         """Implement the protocol of ``sys.meta_path``."""
         if name not in self.names:
             return None
-        spec = PathFinder.find_spec(name, path)
-        if spec is None or spec.origin is None:
-            return None
-        loader = _Loader(name, spec.origin)
-        loader.recorder = self
-        spec.loader = loader
-        return spec
+        return spec_loaded_by(partial(_Loader, self), name, path)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
