@@ -722,15 +722,20 @@ async def test_no_warning_of_consumers(
     """They did not bring the data in; to hold them back would not help."""
     with captured_logger("distributed.rootish.monitor") as log:
         event = Event()
-        # Nobody keeps the chunks, so that they are freed
-        results = []
-        for i in range(20):
-            with annotate(workers=[a.address], priority=-i):
-                chunk = delayed(load)("x", i)
-            with annotate(workers=[b.address], priority=-i):
-                results.append(delayed(stretch)(chunk, event, i))
-        futures = c.compute(results, optimize_graph=False)
-        await wait(futures[:MANY])
+
+        def submit(first: int, last: int) -> list[Any]:
+            # Nobody keeps the chunks, so that they are freed
+            results = []
+            for i in range(first, last):
+                with annotate(workers=[a.address]):
+                    chunk = delayed(load)("x", i)
+                with annotate(workers=[b.address]):
+                    results.append(delayed(stretch)(chunk, event, i))
+            return c.compute(results, optimize_graph=False)
+
+        futures = submit(0, MANY)
+        await wait(futures)
+        futures += submit(MANY, 20)
         name = "stretch"
         await async_poll_for(
             lambda: s.task_prefixes[name].states["processing"] == 20 - MANY, timeout=10
