@@ -1088,27 +1088,6 @@ async def test_no_queue(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
     assert set(seen.computed) == {a.address, b.address}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@policy_cluster(far=False, config={"distributed.scheduler.worker-saturation": "inf"})
-async def test_no_queue_for_one_load_each(
-    c: Any, s: Any, a: Any, b: Any, policy: str
-) -> None:
-    """Where nothing is held back, a load goes where its path is."""
-    event = Event()
-    ours = await c.scatter(list(range(20)), workers=[a.address])
-    theirs = await c.scatter(list(range(20, 40)), workers=[b.address])
-    # In turn, so that sending some in a row to one worker goes wrong
-    paths = [path for pair in zip(ours, theirs) for path in pair]
-    seen = await watch(s, "load_when")
-    chunks = c.map(load_when, [event] * 40, paths)
-    await async_poll_for(lambda: seen.peak_sent == 40, timeout=60)
-    for chunk, path in zip(chunks, paths):
-        assert s.tasks[chunk.key].processing_on in s.tasks[path.key].who_has
-    assert seen.reasons == {"producer" if policy == "producers" else "not-counted"}
-    await event.set()
-    await wait(chunks)
-
-
 OFF = {
     "distributed.scheduler.rootish-taskgroup": 0,
     "distributed.scheduler.rootish-taskgroup-dependencies": 0,
