@@ -32,26 +32,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from distributed.rootish.families import MEMBERS, STEPS, priority_of
-from distributed.rootish.policy import HANDLE_BYTES, mean_output
+from distributed.rootish.families import LOOKED_AT, priority_of
+from distributed.rootish.policy import HANDLE_BYTES, SMALL_PART, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.scheduler import TaskGroup, TaskState
-
-#: A task that keeps so much of its inputs has not consumed them.
-KEPT = 0.5
-
-#: Outputs are counted again when the number of those given out, or of consumers that
-#: have finished, has changed by this part of the bound.
-COUNT_AGAIN = 1 / 16
-
-#: Outputs that are looked at, as a multiple of the bound: data that must be held anyway
-#: is not counted over and over.
-LOOKED_AT = 4
-
-#: Tasks that a consumer waits for are looked at up to this number.
-UPSTREAM = 32
 
 #: Holding back slackens when no consumer has finished for this multiple of the time
 #: that they usually take.
@@ -137,9 +123,9 @@ class Outstanding:
             How many outputs may wait.
         """
         tasks = self.tasks
-        while len(tasks) > LOOKED_AT * limit:
+        while len(tasks) > limit + LOOKED_AT:
             tasks.popleft()
-        more = max(limit - len(tasks), limit * COUNT_AGAIN)
+        more = max(limit - len(tasks), limit / LOOKED_AT)
         self._room = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
@@ -154,7 +140,9 @@ class Outstanding:
 
         Notes
         -----
-        All are counted when it may have changed by :data:`COUNT_AGAIN` of the bound.
+        All are counted when it may have changed by a part of the bound, and no more of
+        them than a few beyond it: data that must be held anyway is not counted over and
+        over.
         """
         limit += self.slack
         if self.consumers is not None:
@@ -164,7 +152,7 @@ class Outstanding:
             return False
         about_to_run: set[TaskState] = set()
         still: deque[weakref.ref[TaskState]] = deque(
-            maxlen=math.ceil(LOOKED_AT * limit)
+            maxlen=math.ceil(limit) + LOOKED_AT
         )
         waiting = 0
         consumer = prefix = None
@@ -198,12 +186,12 @@ class Outstanding:
                 consumer = consumer or user
         self.tasks = still
         self.latest = latest
-        step = limit * COUNT_AGAIN
+        step = limit / LOOKED_AT
         if waiting < limit or consumer is None:
             self.consumers = None
             self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
-        some = itertools.islice(consumer.dependencies, MEMBERS)
+        some = itertools.islice(consumer.dependencies, LOOKED_AT)
         group = users[consumer][0].group
         fan_in = max(sum(dts.group is group for dts in some), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
@@ -285,10 +273,10 @@ def find_consumer(
         and lives on in pieces. It may merge rather than consume; see :func:`frees`.
     """
     held = False
-    for _ in range(STEPS):
+    for _ in range(LOOKED_AT):
         held = held or ts.state in ("memory", "processing", "queued")
         dependents = ts.dependents
-        if not dependents or len(dependents) > MEMBERS or ts.who_wants:
+        if not dependents or len(dependents) > LOOKED_AT or ts.who_wants:
             break
         made = 0.0
         user = None
@@ -299,7 +287,7 @@ def find_consumer(
                 user is None or priority_of(dts) > priority_of(user)
             ):
                 user = dts
-        if made < KEPT * output:
+        if made < SMALL_PART * output:
             return ts if held else None, user
         if len(dependents) > 1:
             break
@@ -323,12 +311,12 @@ def frees(user: TaskState, before: TaskState, output: float) -> bool:
         What is loaded, in bytes.
     """
     inputs = user.dependencies
-    some = list(itertools.islice(inputs, MEMBERS))
+    some = list(itertools.islice(inputs, LOOKED_AT))
     made = mean_output(user.group) or mean_output(user.prefix)
     if made is None:
         return sum(dts.group is before.group for dts in some) < 2
     nbytes = sum(mean_output(dts.group) or output for dts in some)
-    return made < KEPT * nbytes * len(inputs) / len(some)
+    return made < SMALL_PART * nbytes * len(inputs) / len(some)
 
 
 def is_about_to_run(
@@ -357,7 +345,7 @@ def is_about_to_run(
                 continue
             if dts in seen:
                 continue
-            if len(seen) > UPSTREAM:
+            if len(seen) > LOOKED_AT:
                 return False
             if dts.state == "waiting":
                 todo.append(dts)

@@ -59,10 +59,10 @@ from distributed.rootish.policy import (
     CONSUMER,
     COUNTED,
     FEW,
-    OUTPUT_PART,
     PLACED,
     POLICIES,
     PRODUCER,
+    SMALL_PART,
     UNKNOWN_OUTPUT,
     Verdict,
 )
@@ -1376,7 +1376,7 @@ def _loads(
         for nbytes, other in zip(sizes, inputs.values())
         if nbytes is not None
     )
-    return None not in sizes and total <= OUTPUT_PART * group.nbytes * len(group.keys)
+    return None not in sizes and total <= SMALL_PART * group.nbytes * len(group.keys)
 
 
 def _in_memory(

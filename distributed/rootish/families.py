@@ -9,8 +9,8 @@ neighbor of the next, a chunk with its weights and its mask all come out as stre
 What bounds a family is memory. As long as it is not combined, its worker holds what was
 made of its tasks, and so does every other worker. Everything here is counted in bytes.
 
-Everything that looks at the dependents of a task looks at :data:`MEMBERS` of them and
-takes :data:`STEPS` steps at most, so that its cost does not grow with the graph.
+Whatever looks at other tasks looks at :data:`LOOKED_AT` of them at most, so that its
+cost does not grow with the graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distributed.rootish.policy import UNKNOWN_OUTPUT, mean_output
+from distributed.rootish.policy import SMALL_PART, UNKNOWN_OUTPUT, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -31,23 +31,12 @@ if TYPE_CHECKING:
 #: largest output among them.
 FAMILY_OUTPUT = 4.6
 
-#: How often that a family may make with the tasks that become ready late.
-LATE_OUTPUT = 3
+#: How often that those may make which become ready late.
+LATE_OUTPUT = 2
 
-#: A family ends at this join at the latest.
-JOINS = 2
-
-#: Steps from a task to that join, at most.
-STEPS = 8
-
-#: How many dependents of a task, or inputs of a join, are looked at.
-MEMBERS = 32
-
-#: A task merges chunks, rather than to reduce them, if it keeps so much of each.
-MERGED = 0.75
-
-#: Where a family ends as long as there is none
-NOWHERE: tuple[tuple[float, ...], int] = (), JOINS
+#: Nothing looks at more tasks than this: dependents of one, inputs of another, steps
+#: from one to the other.
+LOOKED_AT = 32
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
 
@@ -65,8 +54,6 @@ class Family:
         The tasks, in the order of their priority.
     end
         Tasks of this priority or before, which become ready late, are of this family.
-    made
-        Bytes that the tasks make until they are combined.
     largest
         Bytes of the largest output among them.
 
@@ -74,6 +61,8 @@ class Family:
     ----------
     cells
         The tasks, the next one last.
+    late
+        Bytes that the tasks which became ready late make until they are combined.
     priority
         Of the task that was the first.
     number
@@ -82,25 +71,23 @@ class Family:
         The worker that has begun it, None if nobody has.
     """
 
-    __slots__ = ("cells", "end", "largest", "made", "number", "priority", "worker")
+    __slots__ = ("cells", "end", "largest", "late", "number", "priority", "worker")
 
     cells: list[Cell]
     end: tuple[float, ...]
-    made: float
     largest: float
+    late: float
     number: int
     priority: tuple[float, ...]
     worker: WorkerState | None
 
-    def __init__(
-        self, cells: list[Cell], end: tuple[float, ...], made: float, largest: float
-    ):
+    def __init__(self, cells: list[Cell], end: tuple[float, ...], largest: float):
         self.priority = priority_of(cells[0][0])
         cells.reverse()
         self.cells = cells
         self.end = end
-        self.made = made
         self.largest = largest
+        self.late = 0.0
         self.number = 0
         self.worker = None
 
@@ -130,9 +117,9 @@ class Family:
         """
         output, made = output_until_joined(ts)
         largest = max(self.largest, output)
-        if self.made + made > LATE_OUTPUT * FAMILY_OUTPUT * largest:
+        if self.late + made > LATE_OUTPUT * FAMILY_OUTPUT * largest:
             return False
-        self.made += made
+        self.late += made
         self.largest = largest
         cells = self.cells
         n = len(cells)
@@ -178,10 +165,10 @@ def _joins(
     """
     pieces: set[TaskState] | None = None
     newest: list[TaskState] = []
-    for _ in range(STEPS):
+    for _ in range(LOOKED_AT):
         before = ts
         dependents = ts.dependents
-        if not dependents or len(dependents) > MEMBERS:
+        if not dependents or len(dependents) > LOOKED_AT:
             return
         if pieces is not None:
             newest = _pieces_of(newest, pieces)
@@ -204,8 +191,8 @@ def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState
     """Add to the pieces of an output what is made of some of them, and nothing else."""
     newest = [
         dts
-        for ts in tasks[:MEMBERS]
-        for dts in itertools.islice(ts.dependents, MEMBERS)
+        for ts in tasks[:LOOKED_AT]
+        for dts in itertools.islice(ts.dependents, LOOKED_AT)
         # Sets know the hashes of what is in them
         if dts.dependencies <= pieces
     ]
@@ -213,7 +200,7 @@ def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState
     return newest
 
 
-def end_of_family(ts: TaskState, joins: int = JOINS) -> tuple[tuple[float, ...], int]:
+def end_of_family(ts: TaskState, joins: int) -> tuple[tuple[float, ...], int]:
     """Return the priority up to which tasks are of the family of ``ts``.
 
     Parameters
@@ -237,7 +224,7 @@ def end_of_family(ts: TaskState, joins: int = JOINS) -> tuple[tuple[float, ...],
     members = 1
     for join, before in itertools.islice(_joins(ts, max), joins):
         end = priority_of(join)
-        some = itertools.islice(join.waiting_on or (), MEMBERS)
+        some = itertools.islice(join.waiting_on or (), LOOKED_AT)
         members *= max(sum(dts.group is before.group for dts in some), 1)
     graph = graph_of(ts)
     return (end if end[:2] == graph else (*graph, math.inf)), members
@@ -273,7 +260,7 @@ def output_until_joined(ts: TaskState) -> tuple[float, float]:
     Returns
     -------
     output: float
-        Of the task, in bytes; 1 as long as nothing is known.
+        Of the task, in bytes, as far as that is known.
     made: float
         What there is of it before it is combined, in bytes.
     """
@@ -293,7 +280,7 @@ def _output_until_joined(ts: TaskState) -> tuple[float, float]:
     """
     output = mean_output(ts.group) or mean_output(ts.prefix) or UNKNOWN_OUTPUT
     dependents = ts.dependents
-    for _ in range(STEPS):
+    for _ in range(LOOKED_AT):
         # Past tasks that only rename or convert
         if len(dependents) != 1:
             break
@@ -309,22 +296,22 @@ def _output_until_joined(ts: TaskState) -> tuple[float, float]:
         known = mean_output(dts.group)
         if known is None:
             return output
-        some = list(itertools.islice(dts.dependencies, MEMBERS))
+        some = list(itertools.islice(dts.dependencies, LOOKED_AT))
         inputs = sum(mean_output(i.group) or output for i in some)
         inputs *= len(dts.dependencies) / len(some)
         return known * min(output / inputs, 1.0) if inputs else 0.0
 
-    some = list(itertools.islice(dependents, MEMBERS))
+    some = list(itertools.islice(dependents, LOOKED_AT))
     made = sum(map(share, some))
     if some:
         made *= len(dependents) / len(some)
     made = max(made, output)
-    for join, _ in itertools.islice(_joins(ts, max), JOINS):
+    for join, _ in _joins(ts, max):
         known = mean_output(join.group)
         if (
             known
             and join not in dependents
-            and known / output / len(join.dependencies) > MERGED
+            and known / output / len(join.dependencies) > 1 - SMALL_PART
         ):
             # While chunks are merged, they are there twice
             made += share(join)

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
-from distributed.rootish.policy import BESIDE
+from distributed.rootish.policy import BESIDE, SMALL_PART
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -36,19 +36,6 @@ if TYPE_CHECKING:
 
 #: Packages whose objects are copied as they are, rather than made again
 PLAIN = frozenset({"builtins", "numpy", "pandas", "pyarrow", "datetime", "decimal"})
-
-#: A task belongs beside a handle if its share of the copies of that would take longer
-#: to make than this part of the time that the task takes.
-HANDLE_TIME = 0.5
-
-#: Others help with the tasks beside an input if those would take so many times as long
-#: as to make it, or copy it, once more.
-HANDLE_PATIENCE = 2
-
-#: Part of ``distributed.scheduler.unknown-task-duration`` that is assumed for a task:
-#: the default of 500 ms is a guess on the safe side for occupancy, and on the other
-#: side here.
-UNKNOWN_DURATION_PART = 0.1
 
 #: How the base begins to say which object could not be sent
 NOT_SENT = "Could not serialize object of type"
@@ -101,13 +88,17 @@ class Handles:
         bound = [dts for dts in ts.dependencies if _kind(dts) in self.bound]
         return set.intersection(*(set(dts.who_has or ()) for dts in bound))
 
-    def home(self, ts: TaskState) -> tuple[WorkerState, float] | None:
+    def home(
+        self, ts: TaskState, waiting: Mapping[str, Sized]
+    ) -> tuple[WorkerState, float] | None:
         """Return the worker beside which a root-ish task waits.
 
         Parameters
         ----------
         ts
             The task. All its inputs are in memory.
+        waiting
+            Address of a worker -> what waits beside it already.
 
         Returns
         -------
@@ -135,18 +126,24 @@ class Handles:
                 if seconds > longest:
                     best, longest = dts, seconds
         if best is None or not (
-            beside or total > HANDLE_TIME * self._duration(ts.prefix)
+            beside or total > SMALL_PART * self._duration(ts.prefix)
         ):
             return None
         assert best.who_has
         there = best.who_has & self._state.running
         if not there:
             return None
-        home = min(there, key=lambda ws: (len(ws.processing), ws.address))
-        return home, longest
+
+        def load(ws: WorkerState) -> tuple[float, str]:
+            tasks = len(ws.processing) + len(waiting.get(ws.address, ()))
+            return tasks / ws.nthreads, ws.address
+
+        return min(there, key=load), longest
 
     def patience(self, seconds: float, prefix: TaskPrefix) -> float:
         """Return how many tasks for each thread may wait before others help.
+
+        Those are as many as take the time to make the input, or copy it, once more.
 
         Parameters
         ----------
@@ -157,14 +154,11 @@ class Handles:
         """
         if prefix.duration_average < 0:
             return math.inf
-        return HANDLE_PATIENCE * seconds / self._duration(prefix)
+        return seconds / self._duration(prefix)
 
     def _duration(self, prefix: TaskPrefix) -> float:
         """Return how long a task takes, in seconds, and never nothing."""
-        duration = self._state._get_prefix_duration(prefix)
-        if prefix.duration_average < 0 and prefix.max_exec_time <= 0:
-            duration *= UNKNOWN_DURATION_PART
-        return max(duration, 1e-6)
+        return max(self._state._get_prefix_duration(prefix), 1e-6)
 
     def refuse(
         self, key: Key, worker: str, stimulus_id: str, failure: Mapping[str, Any]

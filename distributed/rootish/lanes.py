@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
-    JOINS,
-    NOWHERE,
+    LOOKED_AT,
     Cell,
     Family,
     end_of_family,
@@ -40,16 +39,6 @@ if TYPE_CHECKING:
         TaskState,
         WorkerState,
     )
-
-#: Families that a worker has begun and not finished, at most. Tasks of the one before
-#: may become ready late.
-KEPT_FAMILIES = 2
-
-#: Others finish a family when so many for each that is unfinished were begun after it.
-PATIENCE = 4
-
-#: Runs that are taken back at once when a prefix is not held back any more
-TAKEN_BACK = 32
 
 #: Why a worker got a task: see :mod:`distributed.rootish.queue`.
 REASONS = ("own", "first", "help")
@@ -241,6 +230,7 @@ class Lane:
 
     __slots__ = (
         "_begun_families",
+        "_combined",
         "_counter",
         "_end",
         "_graph",
@@ -276,9 +266,10 @@ class Lane:
     _graph: tuple[float, ...]
     #: Whether anything was held back when the lane was asked last
     _holds: bool
-    #: Up to where tasks are neighbors of those in the family that was made last, and at
-    #: which join they meet
-    _end: tuple[tuple[float, ...], int]
+    #: Up to where tasks are neighbors of those in the family that was made last
+    _end: tuple[float, ...]
+    #: Whether they are combined with others before they meet there
+    _combined: bool
 
     def __init__(self, queue: RootishQueue, pool: Pool):
         self._queue = queue
@@ -292,12 +283,16 @@ class Lane:
         self._latest = {}
         self._spans = []
         self._begun_families = {}
-        self._end = NOWHERE
+        self._end = ()
+        self._combined = False
         self._holds = False
         self._one_graph = True
         self._graph = ()
         self._counter = itertools.count()
         self._number = 0
+
+    def __len__(self) -> int:
+        return self.count
 
     def add(self, ts: TaskState, cell: Cell) -> None:
         """Let a task wait.
@@ -313,8 +308,8 @@ class Lane:
         if self._spans and self._adopt(ts, cell):
             return
         priority = priority_of(ts)
-        if priority < self._end[0]:
-            self._end = NOWHERE
+        if priority < self._end:
+            self._end = ()
         run = self._latest.get(ts.group)
         if run and run[-1] and priority_of(run[-1][0]) < priority:
             run.append(cell)
@@ -377,7 +372,7 @@ class Lane:
         """Take back runs of prefixes that need not be held back any more."""
         for name, held in list(self.held.items()):
             taken = 0
-            while held and taken < TAKEN_BACK:
+            while held and taken < LOOKED_AT:
                 _, number, run = held[0]
                 while run and not run[0]:
                     run.popleft()
@@ -470,7 +465,7 @@ class Lane:
                 self._queue.note(cell[0])
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
-        if len(mine) > KEPT_FAMILIES:
+        if len(mine) > 1 + ws.nthreads:
             old = mine.pop(0)
             del self._begun_families[old]
             if old.head():
@@ -509,10 +504,9 @@ class Lane:
                 if gone:
                     self._end_family(family, worker)
                 continue
-            if not gone and first:
-                patience = PATIENCE * len(self._begun_families)
-                if self._number - family.number <= patience:
-                    return None
+            left_behind = self._number - family.number > len(self._begun_families)
+            if first and not (gone or left_behind):
+                return None
             if ts := self._next_of(family, limit):
                 if gone or helps:
                     return Choice(ts, ws, "help", family, self)
@@ -568,11 +562,11 @@ class Lane:
         ts = last = cell[0]
         after = None
         largest, made = output_until_joined(ts)
-        end, joins = self._end
+        end, combined = self._end, self._combined
         complete: tuple[float, ...] = ()
         members = 1
         if priority_of(ts) > end:
-            joins = 1
+            combined = False
             end, members = end_of_family(ts, 1)
         while more := self._top(ask=False):
             after = more[0][0]
@@ -580,8 +574,8 @@ class Lane:
                 if len(cells) < members:
                     # Others of the family are not ready yet
                     break
-                complete, joins = end, JOINS
-                end, members = end_of_family(last)
+                complete, combined = end, True
+                end, members = end_of_family(last, 2)
                 if priority_of(after) > end:
                     break
             output, makes = output_until_joined(after)
@@ -596,7 +590,7 @@ class Lane:
         if (
             after
             and len(cells) > 1
-            and (joins > 1 or len(ts.dependents) > 1)
+            and (combined or len(ts.dependents) > 1)
             and priority_of(after) < first_use(last)
             and first_use(ts) < priority_of(after)
         ):
@@ -609,10 +603,10 @@ class Lane:
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break
-        self._end = end, joins
+        self._end, self._combined = end, combined
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
-        family = Family(cells, end, made, largest)
+        family = Family(cells, end, largest)
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family

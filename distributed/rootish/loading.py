@@ -9,8 +9,8 @@ from distributed.rootish.policy import (
     CONSUMER,
     FEW,
     NOT_COUNTED,
-    OUTPUT_PART,
     PLACED,
+    SMALL_PART,
     mean_output,
 )
 
@@ -127,7 +127,7 @@ def brings_data(tg: TaskGroup, output: float) -> bool:
     if verdict is None or not (verdict.rootish or verdict in MAY_LOAD):
         return False
     inputs = sum(other.nbytes_total for other in tg.dependencies if other is not tg)
-    return inputs <= OUTPUT_PART * output * len(tg)
+    return inputs <= SMALL_PART * output * len(tg)
 
 
 def find_loaders(groups: Iterable[TaskGroup]) -> set[TaskGroup]:

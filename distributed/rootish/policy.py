@@ -54,9 +54,8 @@ if TYPE_CHECKING:
 #: A group is larger than the cluster when it has more tasks than this for each thread.
 TASKS_PER_THREAD = 2
 
-#: Part of its output that a task which is held back may free, and that copies of its
-#: inputs may cost where it goes to any worker.
-OUTPUT_PART = 0.2
+#: What is less than this part of something is little beside it.
+SMALL_PART = 0.2
 
 #: Output assumed for a task as long as nothing is known of it, in bytes.
 UNKNOWN_OUTPUT = 2**20
@@ -64,17 +63,6 @@ UNKNOWN_OUTPUT = 2**20
 #: Up to this size, in bytes, an output is a handle or a number: it is not worth to be
 #: held back. What is larger is data, if it is one of many.
 HANDLE_BYTES = 2**15
-
-#: Loads have no more inputs than this of their own, each shared out among its users.
-#: With more they follow one by one what is held back already.
-INPUTS_PER_LOAD = 0.25
-
-#: An input of this size for each of its users binds them to the workers that hold it.
-BINDING_BYTES = 2**20
-
-#: Restricted tasks that a worker keeps when others are called back, as a multiple of
-#: the root-ish tasks that it holds.
-CALLED_BACK = 2
 
 #: Topic of the events that tell of verdicts
 TOPIC = "rootish"
@@ -206,7 +194,7 @@ def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
         return False
     states = tg.states
     return nbytes > HANDLE_BYTES or bool(
-        inputs > INPUTS_PER_LOAD
+        inputs > SMALL_PART
         and (states["queued"] or states["processing"] or states["waiting"])
     )
 
@@ -534,7 +522,7 @@ class Producers(RootishPolicy):
         known = expected_output(ts)
         tg.rootish_facts.guessed = known is None
         output = UNKNOWN_OUTPUT if known is None else known
-        bound = OUTPUT_PART * output
+        bound = SMALL_PART * output
         is_small = output <= HANDLE_BYTES
         # A single worker has nothing to copy, but the cluster may grow
         nworkers = max(len(state.workers), 2)
@@ -547,22 +535,18 @@ class Producers(RootishPolicy):
             if is_small and inputs * tg._size >= nworkers:
                 return CONSUMER
             nbytes: float = dts.nbytes
-            is_kept = bool(dts.who_wants)
-            if not (is_small or is_kept) and frees + nbytes / users >= bound:
-                return CONSUMER
-            group = dts.group
-            if group is not tg:
+            if (group := dts.group) is not tg:
                 # Padding, or cutting edges off, makes small outputs beside large ones:
                 # what becomes of an edge is as small
                 nbytes = max(nbytes, mean_output(group) or 0)
-            if not is_kept:
+            if known is None and _is_data(dts, nbytes, inputs):
+                return CONSUMER
+            if not (is_small or dts.who_wants):
                 frees += nbytes / users
+                if frees >= bound:
+                    return CONSUMER
             if len(dts.who_has or ()) < nworkers:
                 copies += nbytes * (nworkers - 1) / max(users, nworkers)
-            if not is_small and (
-                frees >= bound or (known is None and _is_data(dts, nbytes, inputs))
-            ):
-                return CONSUMER
         if (
             state.rootish_tg_threshold <= 0
             and (is_small or known is None)
@@ -600,7 +584,7 @@ class Producers(RootishPolicy):
 
         Restricted tasks of which nothing was known were sent to where they are bound,
         all at once. When the first has brought in data, those are called back that are
-        not about to run: beyond twice what a worker holds of root-ish tasks, by their
+        not about to run: beyond what a worker holds of root-ish tasks, by their
         priority.
         """
         groups = self.state.task_groups
@@ -620,15 +604,14 @@ class Producers(RootishPolicy):
                     if ts.group is tg and ts not in ws.long_running
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
-                slots = math.ceil(self.state.WORKER_SATURATION * ws.nthreads)
-                kept = CALLED_BACK * max(slots, 1)
+                kept = max(math.ceil(self.state.WORKER_SATURATION * ws.nthreads), 1)
                 for ts in mine[:kept]:
                     queue.note(ts)
                 late += mine[kept:]
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:
-        """Return the worker beside those inputs which are expensive to move.
+        """Return the worker beside the largest of its inputs.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
         must not draw the task away from the chunk that it consumes, unless the worker
@@ -655,14 +638,11 @@ class Producers(RootishPolicy):
             if dts.who_has and len(dts.who_has) == 1:
                 [ws] = dts.who_has
                 return ws if ws in running else None
-        large = [
-            dts
-            for dts in dependencies
-            if dts.nbytes > BINDING_BYTES * len(dts.dependents)
-        ]
-        holders: set[WorkerState] = set()
-        if large and len(large) < len(dependencies):
-            holders = (_holders(large) & running) - state.saturated
+        # By what each task that uses an input would have of it
+        shares = {dts: dts.nbytes / len(dts.dependents) for dts in dependencies}
+        bound = (1 - SMALL_PART) * max(shares.values())
+        large = [dts for dts, nbytes in shares.items() if nbytes >= bound]
+        holders = (_holders(large) & running) - state.saturated
         if not holders:
             holders = _holders(dependencies) & running
         if len(holders) < 2:

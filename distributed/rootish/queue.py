@@ -219,7 +219,7 @@ class RootishQueue(MutableSet["TaskState"]):
             return
         lane = self.open
         restrictions = restrictions_of(value)
-        home = self.handles.home(value)
+        home = self.handles.home(value, self._beside)
         if home:
             restrictions = Restrictions(frozenset({home[0].address}), beside=True)
         if restrictions is not None:

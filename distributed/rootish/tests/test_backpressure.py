@@ -15,10 +15,7 @@ from dask._task_spec import Task, TaskRef
 
 from distributed import Event, secede, wait, worker_client
 from distributed.rootish.backpressure import (
-    COUNT_AGAIN,
-    LOOKED_AT,
     PATIENCE,
-    UPSTREAM,
     Outstanding,
     find_consumer,
     finished,
@@ -27,7 +24,7 @@ from distributed.rootish.backpressure import (
     loads_much,
     would_wait,
 )
-from distributed.rootish.families import FAMILY_OUTPUT, MEMBERS, STEPS
+from distributed.rootish.families import FAMILY_OUTPUT, LOOKED_AT
 from distributed.rootish.policy import HANDLE_BYTES
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -239,7 +236,7 @@ def test_consumers_that_consume_nothing() -> None:
     assert frees(other, unknown[0], 100)
 
     shared = s.send(s.add("shared", 30, nbytes=100))
-    for n in range(MEMBERS + 1):
+    for n in range(LOOKED_AT + 1):
         s.add("use", 31 + n, shared, nbytes=1)
     assert find_consumer(shared, 100) == (shared, None)
 
@@ -253,7 +250,7 @@ def test_consumers_that_consume_nothing() -> None:
 def test_consumer_is_not_looked_for_too_far() -> None:
     s = Paper()
     ts = first = s.send(s.add("load", 0, nbytes=100))
-    for n in range(STEPS):
+    for n in range(LOOKED_AT):
         ts = s.add("convert", 1 + n, ts, nbytes=100)
     s.add("mean", 100, ts, nbytes=1)
     assert find_consumer(first, 100)[1] is None
@@ -330,7 +327,7 @@ def test_about_to_run_is_not_looked_for_too_far() -> None:
     """However long a fold is, what is known of one consumer is used for the next."""
     s = Paper()
     ts = s.send(s.add("init", 0))
-    chain = [ts := s.add("fit", 1 + n, ts) for n in range(3 * UPSTREAM)]
+    chain = [ts := s.add("fit", 1 + n, ts) for n in range(3 * LOOKED_AT)]
     assert not about_to_run(chain[-1])
     known: set[TaskState] = set()
     for ts in chain:
@@ -388,7 +385,7 @@ def test_outstanding_is_bounded() -> None:
         outstanding.add(s.send(ts))
         if n % 10 == 0:
             assert not outstanding.is_full(8, 100)
-    assert len(outstanding.tasks) <= LOOKED_AT * 8 + 8 * COUNT_AGAIN + 10
+    assert len(outstanding.tasks) <= 8 + LOOKED_AT + 10
 
 
 def test_slacken() -> None:

@@ -12,13 +12,11 @@ from dask._task_spec import List, Task, TaskRef
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
     LATE_OUTPUT,
-    MEMBERS,
-    STEPS,
+    LOOKED_AT,
     end_of_family,
     first_use,
     output_until_joined,
 )
-from distributed.rootish.lanes import KEPT_FAMILIES
 from distributed.rootish.policy import CONSUMER, PRODUCER, UNKNOWN_OUTPUT
 from distributed.rootish.simulation import Cluster
 from distributed.rootish.tests import utils
@@ -130,22 +128,22 @@ def test_end_of_family() -> None:
     """Neighbors are those that come before the second join, in the same graph."""
     s = Paper()
     a, b, c = (s.add("load", n) for n in range(3))
-    assert end_of_family(a) == (a.priority, 1)
+    assert end_of_family(a, 2) == (a.priority, 1)
     alias = s.add("alias", 3, a)
-    assert end_of_family(a) == (a.priority, 1)
+    assert end_of_family(a, 2) == (a.priority, 1)
     pair = s.add("pair", 4, alias, b)
-    assert end_of_family(a) == (pair.priority, 1)
-    assert end_of_family(b)[0] == pair.priority
+    assert end_of_family(a, 2) == (pair.priority, 1)
+    assert end_of_family(b, 2)[0] == pair.priority
     four = s.add("four", 6, pair, s.add("pair", 5, c))
-    assert end_of_family(a) == (four.priority, 2)
+    assert end_of_family(a, 2) == (four.priority, 2)
     assert end_of_family(a, 1) == (pair.priority, 1)
     # Two joins are as far as neighbors are looked for
     s.add("eight", 8, four, s.add("four", 7))
-    assert end_of_family(a)[0] == four.priority
+    assert end_of_family(a, 2)[0] == four.priority
     # How many are to be expected there
     five = [s.add("load", 10 + n) for n in range(5)]
     s.add("sum", 15, *five)
-    assert end_of_family(five[0]) == ((0, 0, 15), 5)
+    assert end_of_family(five[0], 2) == ((0, 0, 15), 5)
 
 
 def test_end_of_family_beside_data_in_memory() -> None:
@@ -155,7 +153,7 @@ def test_end_of_family_beside_data_in_memory() -> None:
     ts = s.add("load", 1)
     s.add("scale", 2, table, ts)
     s.finish(table, nbytes=256)
-    assert end_of_family(ts) == (ts.priority, 1)
+    assert end_of_family(ts, 2) == (ts.priority, 1)
 
 
 def test_end_of_family_in_another_graph() -> None:
@@ -163,7 +161,7 @@ def test_end_of_family_in_another_graph() -> None:
     s = Paper()
     a, b = s.add("load", 0), s.add("load", 1)
     later = s.add("later", 0, a, b, graph=1)
-    end, _ = end_of_family(a)
+    end, _ = end_of_family(a, 2)
     assert s.add("load", 10**6).priority < end < later.priority
 
 
@@ -179,7 +177,7 @@ def test_pieces_of_one_output_are_no_join() -> None:
         ]
         whole.append(s.add("join", 10 * (n + 1) + 6, *scaled))
     total = s.add("total", 40, *whole)
-    assert end_of_family(chunks[0])[0] == total.priority
+    assert end_of_family(chunks[0], 2)[0] == total.priority
     assert first_use(chunks[0]) == total.priority
 
 
@@ -202,7 +200,7 @@ def test_pieces_of_several_outputs_are_joined() -> None:
         norm = s.add("norm", 21 + n, *weights[n : n + 2])
         means.append(s.add("mean", 30 + n, both, norm))
     s.add("total", 40, *means)
-    assert end_of_family(weights[0])[0] == means[0].priority
+    assert end_of_family(weights[0], 2)[0] == means[0].priority
 
 
 def test_first_use() -> None:
@@ -245,9 +243,9 @@ def test_cost_does_not_grow_with_the_graph(users: str) -> None:
         each.waiting_on = Counted(each.waiting_on or ())
     Counted.looks = 0
     made(ts)
-    end_of_family(ts)
+    end_of_family(ts, 2)
     first_use(ts)
-    assert 0 < Counted.looks <= 4 * MEMBERS * STEPS
+    assert 0 < Counted.looks <= 4 * LOOKED_AT * LOOKED_AT
 
 
 # -- Families ------------------------------------------------------------------------
@@ -374,7 +372,7 @@ def test_late_members_are_bounded() -> None:
     s.enqueue(first, s.add("last", 1000))
     assert s.give(0) is first
     s.enqueue(*late)
-    assert s.give(1) is late[MOST_LATE - 1]
+    assert s.give(1) is late[MOST_LATE]
 
 
 def test_an_empty_queue_keeps_no_family() -> None:
@@ -388,9 +386,9 @@ def test_an_empty_queue_keeps_no_family() -> None:
 
 
 def test_families_that_are_over() -> None:
-    """A worker goes on with the last few; what comes later is for anyone."""
+    """A thread goes on with the last and the one before; later ones are for anyone."""
     s = Paper(2)
-    loads = s.pairs(KEPT_FAMILIES + 1)
+    loads = s.pairs(3)
     last = s.add("last", 1000)
     s.enqueue(*loads[::2], last)
     assert [s.give(0) for _ in loads[::2]] == loads[::2]

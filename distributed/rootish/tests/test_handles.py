@@ -9,7 +9,8 @@ import pytest
 from dask import delayed
 
 from distributed import Event, wait
-from distributed.rootish.handles import HANDLE_PATIENCE, HANDLE_TIME, place_beside
+from distributed.rootish.handles import place_beside
+from distributed.rootish.policy import SMALL_PART
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
@@ -54,12 +55,12 @@ def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
     """Reads wait beside a handle that takes longer to make than they do."""
     s = Paper(2)
     tasks = reads(s, 4, 1, reading, kind)
-    home = s.queue.handles.home(tasks[0])
+    home = s.queue.handles.home(tasks[0], {})
     assert (home is not None) is beside
     if home:
         assert home == (s.all[0], 1)
         patience = s.queue.handles.patience(home[1], tasks[0].prefix)
-        assert patience == pytest.approx(HANDLE_PATIENCE * 1 / reading)
+        assert patience == pytest.approx(1 / reading)
     s.enqueue(*tasks)
     assert (s.give(1) is None) is beside
     assert s.give(0)
@@ -69,20 +70,34 @@ def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
 def test_share_of_the_copies(part: float) -> None:
     """What copies to all workers cost is shared out among the reads."""
     s = Paper(4)
-    reading = 3 * 1 / 10 / HANDLE_TIME
+    reading = 3 * 1 / 10 / SMALL_PART
     tasks = reads(s, 10, part, reading)
-    assert (s.queue.handles.home(tasks[0]) is not None) is (part > 1)
+    assert (s.queue.handles.home(tasks[0], {}) is not None) is (part > 1)
 
 
 def test_others_help() -> None:
     """A worker takes reads beside another's handle if these are many."""
     s = Paper(4)
     tasks = reads(s, 50, 1, 0.1)
-    spare = round(HANDLE_PATIENCE * 1 / 0.1)
+    spare = round(1 / 0.1)
     s.enqueue(*tasks)
     given = s.give_all(1)
     assert len(given) == len(tasks) - spare
     assert s.give(0)
+
+
+def test_copies_share_the_reads() -> None:
+    """Of several workers with a copy, each gets its part of what waits beside it."""
+    s = Paper(3)
+    tasks = reads(s, 10, 1, 0.1)
+    [handle] = tasks[0].dependencies
+    assert handle.who_has
+    handle.who_has.add(s.all[2])
+    s.enqueue(*tasks)
+    lanes = s.queue._beside
+    assert {name: len(lane) for name, lane in lanes.items()} == {
+        ws.address: 5 for ws in (s.all[0], s.all[2])
+    }
 
 
 def test_restricted_tasks_go_where_they_may() -> None:

@@ -30,10 +30,10 @@ from distributed.rootish.policy import (
     COUNTED,
     FEW,
     HANDLE_BYTES,
-    OUTPUT_PART,
     PLACED,
     POLICIES,
     PRODUCER,
+    SMALL_PART,
     GroupFacts,
     Verdict,
     expected_output,
@@ -1524,7 +1524,7 @@ def test_brings_in_more_than_it_frees(
     output: int, users: int, expected: Verdict
 ) -> None:
     """A fifth of the output is the bound on what is freed, and on copies."""
-    assert OUTPUT_PART == 1 / 5
+    assert SMALL_PART == 1 / 5
     assert weigh(Paper(4), MIB, output, users) is expected
 
 
@@ -1554,13 +1554,13 @@ def test_a_single_worker_may_get_company() -> None:
         # A large table that there is only one of
         (HANDLE_BYTES + 1, False, 1, None, PRODUCER),
         # They arrive one by one, and are consumed as they do
-        (1, True, 3, "queued", CONSUMER),
-        (1, True, 3, "processing", CONSUMER),
-        (1, True, 3, "waiting", CONSUMER),
+        (1, True, 4, "queued", CONSUMER),
+        (1, True, 4, "processing", CONSUMER),
+        (1, True, 4, "waiting", CONSUMER),
         # Objects that stand for data do so, too, but are not held back
         (1, False, 3, "processing", PRODUCER),
         # Handles, each with many users
-        (1, True, 4, "queued", PRODUCER),
+        (1, True, 5, "queued", PRODUCER),
     ],
 )
 def test_nothing_is_known_of_the_output(

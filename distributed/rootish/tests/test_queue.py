@@ -22,7 +22,6 @@ from distributed.core import Status
 from distributed.exceptions import Reschedule
 from distributed.rootish import POLICIES
 from distributed.rootish.families import FAMILY_OUTPUT, LATE_OUTPUT
-from distributed.rootish.lanes import KEPT_FAMILIES
 from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -38,8 +37,9 @@ from distributed.utils_test import async_poll_for, gen_test
 
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
-#: Tasks of one output that may be left of the families that a worker has begun
-AHEAD = KEPT_FAMILIES * (int(LATE_OUTPUT * FAMILY_OUTPUT) - 1)
+#: Tasks of one output that may be left of the families that a worker has begun: the
+#: one for its thread and the one before, each with those that became ready late
+AHEAD = 2 * (int(FAMILY_OUTPUT) + int(LATE_OUTPUT * FAMILY_OUTPUT) - 1)
 
 priority_of: Callable[[Any], Any] = operator.attrgetter("priority")
 
