@@ -1,7 +1,7 @@
-"""``benchmarks numbers``: what half and double of each number of the decision do.
+"""``benchmarks numbers``: what half and double of each number do.
 
 The recordings are replayed with each number changed, and with all numbers as they are.
-A number is a constant of :mod:`distributed.rootish.policy`.
+A number is a constant of the modules that decide and queue.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from continuous_integration.figures import SCHEDULER, figures_option, write_figu
 from continuous_integration.mutants.mutate import mutants
 
 #: Where the numbers are
-MODULE = Path("distributed", "rootish", "policy.py")
+MODULES = tuple(
+    Path("distributed", "rootish", f"{name}.py")
+    for name in ("policy", "queue", "lanes", "families", "backpressure", "handles")
+)
 
-#: What is no number of the decision but a default of the release
+#: What is no number of ours but a default of the release
 NOT_OURS = frozenset({"DEFAULT_COUNT"})
 
 #: Clusters of the replays
@@ -44,7 +47,7 @@ def variants(source: str) -> Iterator[tuple[str, float, str]]:
     source
         The text of the module as it is.
     """
-    for mutant in mutants(MODULE.as_posix(), source):
+    for mutant in mutants("", source):
         name = mutant.constant
         if name and name not in NOT_OURS:
             yield name, ast.literal_eval(mutant.text), mutant.apply(source)
@@ -74,7 +77,7 @@ def means(rows: Sequence[ratchet.Row], base: Sequence[ratchet.Row]) -> Iterator[
 @click.argument("names", nargs=-1, metavar="[RECORDING]...")
 @figures_option()
 def command(names: tuple[str, ...], figures: str | None) -> None:
-    """Replay with half and double of each number of the decision.
+    """Replay with half and double of each number of decision and queue.
 
     Without recordings all of them. Prints geometric means against the release.
     """
@@ -84,13 +87,20 @@ def command(names: tuple[str, ...], figures: str | None) -> None:
     table: list[tuple[str, ...]] = []
     with ratchet.made(["base", "fork"]) as (base, fork):
         released = ratchet.replay_once(base, names, CLUSTERS)
-        source = (REPOSITORY / MODULE).read_text(encoding="utf-8")
-        for name, value, text in [("as they are", "", source), *variants(source)]:
-            (fork.tree / MODULE).write_text(text, encoding="utf-8")
+
+        def replay(name: str, value: object = "") -> None:
             rows = ratchet.replay_once(fork, names, CLUSTERS)
             line = (name, str(value), *means(rows, released))
             click.echo(template.format(*line))
             table.append(line)
+
+        replay("as they are")
+        for module in MODULES:
+            source = (REPOSITORY / module).read_text(encoding="utf-8")
+            for name, value, text in variants(source):
+                (fork.tree / module).write_text(text, encoding="utf-8")
+                replay(name, value)
+            (fork.tree / module).write_text(source, encoding="utf-8")
     if figures:
         write_figures(
             figures,

@@ -1,13 +1,13 @@
-"""Families: queued tasks that belong on one worker, for their outputs meet.
+"""Families: queued tasks that belong on one worker, since their outputs meet there.
 
-`dask.order` goes depth first: what comes between a task and a *join*, the task that
-combines its output with others, is what the join waits for. So a family is a stretch of
-the queue. Nothing has to be known of the shape of the graph: the chunks of a tree, two
-fields that are combined elementwise, the chunks of a stencil, each of which is the
-neighbor of the next, a chunk with its weights and its mask all come out as stretches.
+`dask.order` goes depth first: what lies between a task and the *reduction* that
+combines its output with others is what the reduction waits for. So a family is a
+stretch of the queue. Nothing has to be known of the shape of the graph: the chunks of a
+tree, two fields that are combined elementwise, the chunks of a stencil, each the
+neighbor of the next, and a chunk with its weights and its mask are all stretches.
 
-What bounds a family is memory. As long as it is not combined, its worker holds what was
-made of its tasks, and so does every other worker. Everything here is counted in bytes.
+What bounds a family is memory: until it is combined, its worker holds what its tasks
+have made, and so does every other worker. Everything here is counted in bytes.
 
 Whatever looks at other tasks looks at :data:`LOOKED_AT` of them at most, so that its
 cost does not grow with the graph.
@@ -115,7 +115,7 @@ class Family:
         bool
             Whether there was room.
         """
-        output, made = output_until_joined(ts)
+        output, made = output_until_reduced(ts)
         largest = max(self.largest, output)
         if self.late + made > LATE_OUTPUT * FAMILY_OUTPUT * largest:
             return False
@@ -142,12 +142,12 @@ def graph_of(ts: TaskState) -> tuple[float, ...]:
     return priority_of(ts)[:2]
 
 
-def _joins(
+def _reductions(
     ts: TaskState, pick: Callable[..., TaskState]
 ) -> Iterator[tuple[TaskState, TaskState]]:
     """Yield the tasks within reach that combine the output of ``ts`` with others.
 
-    What combines nothing but pieces of one and the same output is no join.
+    What combines nothing but pieces of one and the same output is no reduction.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def _joins(
 
     Yields
     ------
-    join: TaskState
+    reduction: TaskState
         The task.
     before: TaskState
         Its input through which ``ts`` gets there.
@@ -200,14 +200,14 @@ def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState
     return newest
 
 
-def end_of_family(ts: TaskState, joins: int) -> tuple[tuple[float, ...], int]:
+def end_of_family(ts: TaskState, reductions: int) -> tuple[tuple[float, ...], int]:
     """Return the priority up to which tasks are of the family of ``ts``.
 
     Parameters
     ----------
     ts
         A task that is queued.
-    joins
+    reductions
         At which of the tasks that combine its output with others they meet.
 
     Returns
@@ -222,9 +222,9 @@ def end_of_family(ts: TaskState, joins: int) -> tuple[tuple[float, ...], int]:
     """
     end = priority_of(ts)
     members = 1
-    for join, before in itertools.islice(_joins(ts, max), joins):
-        end = priority_of(join)
-        some = itertools.islice(join.waiting_on or (), LOOKED_AT)
+    for reduction, before in itertools.islice(_reductions(ts, max), reductions):
+        end = priority_of(reduction)
+        some = itertools.islice(reduction.waiting_on or (), LOOKED_AT)
         members *= max(sum(dts.group is before.group for dts in some), 1)
     graph = graph_of(ts)
     return (end if end[:2] == graph else (*graph, math.inf)), members
@@ -243,10 +243,10 @@ def first_use(ts: TaskState) -> tuple[float, ...]:
     tuple
         That of ``ts`` if there is none within reach.
     """
-    return priority_of(next(_joins(ts, min), (ts, ts))[0])
+    return priority_of(next(_reductions(ts, min), (ts, ts))[0])
 
 
-def output_until_joined(ts: TaskState) -> tuple[float, float]:
+def output_until_reduced(ts: TaskState) -> tuple[float, float]:
     """Return the output of a task, and what is made of it before it is combined.
 
     It is kept with the group, and looked up again when the prefix has made twice as
@@ -267,12 +267,12 @@ def output_until_joined(ts: TaskState) -> tuple[float, float]:
     facts = ts.group.rootish_facts
     known = ts.prefix.nbytes_total
     if known >= facts.output_review_at:
-        facts.output_until_joined = _output_until_joined(ts)
+        facts.output_until_reduced = _output_until_reduced(ts)
         facts.output_review_at = 2 * known or 1
-    return facts.output_until_joined
+    return facts.output_until_reduced
 
 
-def _output_until_joined(ts: TaskState) -> tuple[float, float]:
+def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
     """Look that up.
 
     Of what is made of several inputs, each counts for its share in bytes: a chunk that
@@ -306,13 +306,13 @@ def _output_until_joined(ts: TaskState) -> tuple[float, float]:
     if some:
         made *= len(dependents) / len(some)
     made = max(made, output)
-    for join, _ in _joins(ts, max):
-        known = mean_output(join.group)
+    for reduction, _ in _reductions(ts, max):
+        known = mean_output(reduction.group)
         if (
             known
-            and join not in dependents
-            and known / output / len(join.dependencies) > 1 - SMALL_PART
+            and reduction not in dependents
+            and known / output / len(reduction.dependencies) > 1 - SMALL_PART
         ):
             # While chunks are merged, they are there twice
-            made += share(join)
+            made += share(reduction)
     return output, made

@@ -25,7 +25,7 @@ from distributed.rootish.families import (
     end_of_family,
     first_use,
     graph_of,
-    output_until_joined,
+    output_until_reduced,
     priority_of,
 )
 
@@ -561,7 +561,7 @@ class Lane:
         cells = [cell]
         ts = last = cell[0]
         after = None
-        largest, made = output_until_joined(ts)
+        largest, made = output_until_reduced(ts)
         end, combined = self._end, self._combined
         complete: tuple[float, ...] = ()
         members = 1
@@ -578,7 +578,7 @@ class Lane:
                 end, members = end_of_family(last, 2)
                 if priority_of(after) > end:
                     break
-            output, makes = output_until_joined(after)
+            output, makes = output_until_reduced(after)
             if made + makes > FAMILY_OUTPUT * max(largest, output):
                 break
             largest = max(largest, output)
@@ -598,7 +598,7 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                made -= output_until_joined(after)[1]
+                made -= output_until_reduced(after)[1]
                 self._begin_run(after, cell)
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):

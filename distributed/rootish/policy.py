@@ -225,9 +225,9 @@ class GroupFacts:
         How often it was given since there was another.
     guessed
         Whether nothing was known of the output when it was given.
-    output_until_joined
+    output_until_reduced
         Output of a task, and what is made of it before it is combined, in bytes; see
-        :func:`distributed.rootish.families.output_until_joined`.
+        :func:`distributed.rootish.families.output_until_reduced`.
     output_review_at
         Value of ``TaskPrefix.nbytes_total`` from which on that is out of date.
     """
@@ -237,7 +237,7 @@ class GroupFacts:
         "count",
         "guessed",
         "output_review_at",
-        "output_until_joined",
+        "output_until_reduced",
         "verdict",
     )
 
@@ -246,7 +246,7 @@ class GroupFacts:
     #: Verdicts before the last one -> how often they were given
     _earlier: dict[Verdict, int] | None
     guessed: bool
-    output_until_joined: tuple[float, float]
+    output_until_reduced: tuple[float, float]
     output_review_at: int
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ class GroupFacts:
         self._earlier = None
         self.guessed = False
         self.output_review_at = 0
-        self.output_until_joined = (1.0, 1.0)
+        self.output_until_reduced = (1.0, 1.0)
 
     @property
     def in_doubt(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import operator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 
 from continuous_integration.benchmarks import numbers, ratchet
 from continuous_integration.benchmarks.numbers import (
-    MODULE,
+    MODULES,
     means,
     variants,
 )
@@ -28,12 +30,20 @@ D = len("x")
 """
 
 
-def test_numbers_of_the_decision() -> None:
+def numbers_of(folder: Path) -> list[str]:
+    """Return the names of all numbers."""
+    found = []
+    for module in MODULES:
+        source = (folder / module).read_text(encoding="utf-8")
+        found += dict.fromkeys(name for name, _, _ in variants(source))
+    return found
+
+
+def test_numbers_of_decision_and_queue() -> None:
     """There are few of them, and all are found."""
-    source = (REPOSITORY / MODULE).read_text(encoding="utf-8")
-    found = {name for name, _, _ in variants(source)}
-    assert "OUTPUT_PART" in found
-    assert len(found) < 8
+    found = numbers_of(REPOSITORY)
+    assert {"SMALL_PART", "FAMILY_OUTPUT", "LOOKED_AT", "PATIENCE"} < {*found}
+    assert len(found) <= 8
 
 
 def test_change() -> None:
@@ -62,8 +72,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def replay_once(contender: Any, names: Any, clusters: Any) -> list[ratchet.Row]:
-        source = (contender.tree / MODULE).read_text(encoding="utf-8")
-        seen.append(source)
+        seen.append(
+            [(contender.tree / module).read_text("utf-8") for module in MODULES]
+        )
         row = dict.fromkeys(numbers.METRICS, 1e6)
         return [row | {"workload": "w", "cluster": "4x1"}]
 
@@ -77,13 +88,17 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __exit__(self, *args: object) -> None: ...
 
-    (tmp_path / MODULE).parent.mkdir(parents=True)
+    for module in MODULES:
+        (tmp_path / module).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / module, tmp_path / module)
     monkeypatch.setattr(ratchet, "replay_once", replay_once)
     monkeypatch.setattr(ratchet, "made", lambda names: Made(tmp_path))
     result = CliRunner().invoke(numbers.command, ["w"], catch_exceptions=False)
     lines = result.output.splitlines()
-    names = {name for name, _, _ in variants(seen[0])}
-    assert len(lines) == 1 + 1 + 2 * len(names)
-    assert seen[1] == seen[0]
+    _, asis, *changed = seen
+    assert len(lines) == 1 + 1 + 2 * len(numbers_of(REPOSITORY))
+    assert asis == seen[0]
     assert lines[1].startswith("as they are")
-    assert all(found != seen[0] for found in seen[2:])
+    # One module at a time
+    differ = [sum(map(operator.ne, found, asis)) for found in changed]
+    assert differ == [1] * len(changed)

@@ -15,7 +15,7 @@ from distributed.rootish.families import (
     LOOKED_AT,
     end_of_family,
     first_use,
-    output_until_joined,
+    output_until_reduced,
 )
 from distributed.rootish.policy import CONSUMER, PRODUCER, UNKNOWN_OUTPUT
 from distributed.rootish.simulation import Cluster
@@ -48,10 +48,10 @@ MOST_LATE = int(LATE_OUTPUT * FAMILY_OUTPUT)
 def made(ts: TaskState) -> tuple[float, float]:
     """Look at a task as if nothing was known before."""
     ts.group.rootish_facts.output_review_at = 0
-    return output_until_joined(ts)
+    return output_until_reduced(ts)
 
 
-def test_output_until_joined() -> None:
+def test_output_until_reduced() -> None:
     """Past tasks that only rename, what is made of a chunk counts."""
     s = Paper()
     chunk = s.add("chunk", 0)
@@ -98,19 +98,19 @@ def test_facts_are_looked_up_again_when_more_is_known() -> None:
     """They are kept with the group meanwhile, so that they cost nothing."""
     s = Paper()
     first, second, *others = (s.add("chunk", n) for n in range(20))
-    assert output_until_joined(first) == (UNKNOWN_OUTPUT, UNKNOWN_OUTPUT)
+    assert output_until_reduced(first) == (UNKNOWN_OUTPUT, UNKNOWN_OUTPUT)
     s.finish(s.send(first), nbytes=10)
-    assert output_until_joined(second) == (10, 10)
+    assert output_until_reduced(second) == (10, 10)
     s.finish(s.send(second), nbytes=5)
-    assert output_until_joined(others[0]) == (10, 10)
+    assert output_until_reduced(others[0]) == (10, 10)
     for ts in others:
         s.finish(s.send(ts), nbytes=5)
-    assert output_until_joined(others[0])[0] < 6
+    assert output_until_reduced(others[0])[0] < 6
 
 
 @pytest.mark.parametrize(("nbytes", "twice"), [(30, True), (10, False), (None, False)])
 def test_chunks_that_are_merged_count_twice(nbytes: int | None, twice: bool) -> None:
-    """A join that keeps the size of its inputs is there beside them."""
+    """A reduction that keeps the size of its inputs is there beside them."""
     s = Paper()
     chunks = [s.add("chunk", n, nbytes=10) for n in range(3)]
     filled = []
@@ -125,7 +125,7 @@ def test_chunks_that_are_merged_count_twice(nbytes: int | None, twice: bool) -> 
 
 
 def test_end_of_family() -> None:
-    """Neighbors are those that come before the second join, in the same graph."""
+    """Neighbors are those that come before the second reduction, in the same graph."""
     s = Paper()
     a, b, c = (s.add("load", n) for n in range(3))
     assert end_of_family(a, 2) == (a.priority, 1)
@@ -137,7 +137,7 @@ def test_end_of_family() -> None:
     four = s.add("four", 6, pair, s.add("pair", 5, c))
     assert end_of_family(a, 2) == (four.priority, 2)
     assert end_of_family(a, 1) == (pair.priority, 1)
-    # Two joins are as far as neighbors are looked for
+    # Two reductions are as far as neighbors are looked for
     s.add("eight", 8, four, s.add("four", 7))
     assert end_of_family(a, 2)[0] == four.priority
     # How many are to be expected there
@@ -147,7 +147,7 @@ def test_end_of_family() -> None:
 
 
 def test_end_of_family_beside_data_in_memory() -> None:
-    """What is there already makes no join."""
+    """What is there already makes no reduction."""
     s = Paper()
     table = s.send(s.add("table", 0))
     ts = s.add("load", 1)
@@ -165,7 +165,7 @@ def test_end_of_family_in_another_graph() -> None:
     assert s.add("load", 10**6).priority < end < later.priority
 
 
-def test_pieces_of_one_output_are_no_join() -> None:
+def test_pieces_of_one_output_are_no_reduction() -> None:
     """What puts a chunk together that was cut up combines it with nothing."""
     s = Paper()
     chunks = [s.add("chunk", n) for n in range(2)]
@@ -181,7 +181,7 @@ def test_pieces_of_one_output_are_no_join() -> None:
     assert first_use(chunks[0]) == total.priority
 
 
-def test_pieces_of_several_outputs_are_joined() -> None:
+def test_pieces_of_several_outputs_are_combined() -> None:
     """What was made of others as well is a piece of none of them."""
     s = Paper()
     a, b = s.add("chunk", 0), s.add("chunk", 1)
@@ -226,18 +226,18 @@ class Counted(set[Any]):
             yield one
 
 
-@pytest.mark.parametrize("users", ["of the task", "of the join", "inputs"])
+@pytest.mark.parametrize("users", ["of the task", "of the reduction", "inputs"])
 def test_cost_does_not_grow_with_the_graph(users: str) -> None:
     """Of twenty thousand, a few are looked at."""
     s = Paper()
     loads = [s.add("load", n) for n in range(20_000 if users == "inputs" else 10)]
-    join = s.add("join", 20_000, *loads, nbytes=1)
+    last = s.add("reduce", 20_000, *loads, nbytes=1)
     ts = loads[0]
     if users != "inputs":
-        used = join if users == "of the join" else ts
+        used = last if users == "of the reduction" else ts
         for n in range(20_000):
             s.add("use", 20_001 + n, used)
-    for each in (ts, join):
+    for each in (ts, last):
         each.dependents = Counted(each.dependents)
         each.dependencies = Counted(each.dependencies)
         each.waiting_on = Counted(each.waiting_on or ())
