@@ -38,8 +38,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
         "more than 32 KiB whose": "a number of the decision",
         ", 1 MiB": "a number of the decision",
         ", 32 KiB": "a number of the decision",
-        "more than 1 MiB": "a number of the decision",
-        "0.25": "a number of the decision",
+        ", 4.6": "a number of the queue",
     },
     "docs/explain.rst": {
         "160 chunks of 2 MiB": "the input of the example",
@@ -74,7 +73,6 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
         "32 KiB": "a number of the decision",
         "1 MiB is assumed": "a number of the decision",
         "4.6 times the largest output": "a number of the queue",
-        "more than 1 MiB": "a number of the decision",
     },
 }
 
