@@ -39,6 +39,7 @@ ALLOWED: Mapping[str, Mapping[str, str]] = {
         ", 1 MiB": "a number of the decision",
         ", 32 KiB": "a number of the decision",
         ", 4.6": "a number of the queue",
+        "(32 KiB or less)": "a number of the decision",
     },
     "docs/explain.rst": {
         "160 chunks of 2 MiB": "the input of the example",

@@ -611,7 +611,7 @@ class Producers(RootishPolicy):
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:
-        """Return the worker beside the largest of its inputs.
+        """Return the worker beside the largest of its inputs that are no handles.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
         must not draw the task away from the chunk that it consumes, unless the worker
@@ -640,8 +640,8 @@ class Producers(RootishPolicy):
                 return ws if ws in running else None
         # By what each task that uses an input would have of it
         shares = {dts: dts.nbytes / len(dts.dependents) for dts in dependencies}
-        bound = (1 - SMALL_PART) * max(shares.values())
-        large = [dts for dts, nbytes in shares.items() if nbytes >= bound]
+        bound = max((1 - SMALL_PART) * max(shares.values()), HANDLE_BYTES)
+        large = [dts for dts, nbytes in shares.items() if nbytes > bound]
         holders = (_holders(large) & running) - state.saturated
         if not holders:
             holders = _holders(dependencies) & running

@@ -599,6 +599,21 @@ async def test_large_inputs_do_not_bury_a_worker(
     await wait(futures)
 
 
+@policy_cluster(far=False)
+async def test_handles_do_not_bind(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Of inputs that are next to nothing, the larger does not matter."""
+    event = Event()
+    table = await c.scatter(bytes(HANDLE_BYTES - KIB), workers=[a.address])
+    number = await c.scatter(1, workers=[b.address])
+    futures = c.map(load_when, [event] * 4, [table] * 4, [number] * 4, range(4))
+    await async_poll_for(
+        lambda: sum(len(ws.processing) for ws in s.workers.values()) == 4, timeout=60
+    )
+    assert all(ws.processing for ws in s.workers.values())
+    await event.set()
+    await wait(futures)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @policy_cluster(far=False)
 async def test_modest_input_does_not_bind(
