@@ -32,7 +32,7 @@ D = len("x")
 
 def numbers_of(folder: Path) -> list[str]:
     """Return the names of all numbers."""
-    found = []
+    found: list[str] = []
     for module in MODULES:
         source = (folder / module).read_text(encoding="utf-8")
         found += dict.fromkeys(name for name, _, _ in variants(source))
