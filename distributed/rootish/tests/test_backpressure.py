@@ -424,6 +424,18 @@ def test_slacken() -> None:
     assert outstanding.slacken(100 + 10 * PATIENCE, 4, 1)
 
 
+def test_slackens_more_and_more() -> None:
+    """What others wait for is let go after a while, however late it is."""
+    s = Paper()
+    outstanding = Outstanding()
+    slack = []
+    for now in (0, 1, 3, 7, 15):
+        outstanding.consumers = s.add("fit", now).group
+        outstanding.slacken(now, 4, 1)
+        slack.append(outstanding.slack)
+    assert slack == [0, 4, 8, 16, 32]
+
+
 # -- Clusters ------------------------------------------------------------------------
 
 
