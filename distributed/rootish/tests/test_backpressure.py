@@ -129,6 +129,28 @@ def test_other_data_goes_on() -> None:
     assert why == {loads[0].group: Counter(backpressure=len(s.queue))}
 
 
+@pytest.mark.parametrize("kind", ["load", "result", "kept", "gap"])
+def test_why_a_family_waits(kind: str) -> None:
+    """It waits for consumers, unless it is no load that could be held back."""
+    s = Paper(2)
+    loads, fits = fold(s)
+    s.enqueue(*loads)
+    choice = s.offer(0)
+    assert choice
+    outstanding = s.queue._outstanding["load"] = Outstanding()
+    outstanding.consumers = fits[0].group
+    if kind == "result":
+        choice.task.dependents.clear()
+    if kind == "kept":
+        choice.task.who_wants = {s.client}
+    if kind == "gap":
+        outstanding.latest = loads[-1].priority
+    held = len(choice.family.cells) if kind == "load" else 0
+    assert held < len(loads)
+    why = Counter(backpressure=held, order=len(loads) - held)
+    assert s.queue.why_waiting() == {loads[0].group: +why}
+
+
 def test_data_that_must_be_held_is_not_held_back() -> None:
     """An anomaly needs the mean of all that is loaded first."""
     s = Paper(2)

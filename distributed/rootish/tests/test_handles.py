@@ -111,6 +111,26 @@ def test_restricted_tasks_go_where_they_may() -> None:
     assert s.give(1)
 
 
+def test_what_failed_with_it_is_not_bound() -> None:
+    """Inputs that were asked for together fail together; one of them is at fault."""
+    s = Paper(2)
+    s.allowed_failures = 3
+    lock, table = (s.send(s.add(name, n)) for n, name in enumerate(("lock", "table")))
+    ts = s.add("read", 2, lock, table)
+    s.finish(lock, table, nbytes=10)
+    lock.type, table.type = "threading.Lock", "tables.Table"
+    s.send(ts, s.all[1])
+    failure = {
+        "exception": None,
+        "exception_text": "TypeError('Could not serialize object of type Lock')",
+        "traceback": None,
+        "traceback_text": "",
+    }
+    for dts in (table, lock):
+        s.queue.refuse(dts.key, s.all[1].address, "fetch", failure)
+    assert s.queue.handles.bound == {("lock", "threading.Lock")}
+
+
 # -- Clusters ------------------------------------------------------------------------
 
 

@@ -1598,6 +1598,30 @@ def test_small_input_of_a_group_of_large_ones(
     assert weigh(Paper(2), 4 * KIB, MIB, others=others) is expected
 
 
+@pytest.mark.parametrize(("files", "expected"), [(9, COUNTED), (10, CONSUMER)])
+def test_raised_settings_have_a_bound(files: int, expected: Verdict) -> None:
+    """What has more dependencies than the user asked for is judged by its bytes."""
+    with dask.config.set(RAISED):
+        s = Paper(2)
+    loads = [s.send(s.add(f"load-{n}", n)) for n in range(files)]
+    tasks = [s.add("scale", 100 + n, loads[n % files], nbytes=MIB) for n in range(20)]
+    s.finish(*loads, nbytes=MIB)
+    assert s.rootish_policy.verdict(tasks[0]) is expected
+
+
+def test_dump_of_a_group() -> None:
+    """It has what is known, in plain types, and nothing that is private."""
+    facts = GroupFacts()
+    assert facts._to_dict()["verdict"] is None
+    facts.change(CONSUMER)
+    facts.change(PRODUCER)
+    dump = facts._to_dict(exclude=["guessed"])
+    assert dump["verdict"]["reason"] == "producer"
+    assert dump["decisions"] == {"consumer": 1, "producer": 1}
+    assert "guessed" not in dump
+    assert not any(name.startswith("_") for name in dump)
+
+
 @pytest.mark.parametrize(
     ("output", "expected"), [(HANDLE_BYTES, CONSUMER), (HANDLE_BYTES + 1, PRODUCER)]
 )

@@ -166,6 +166,16 @@ def test_why_waiting() -> None:
     assert s.queue.why_waiting()[bound.group] == Counter(order=1)
 
 
+def test_no_restriction_if_all_are_named() -> None:
+    """What any worker may run waits for its turn, in whatever way that was said."""
+    s = Paper(2)
+    ts = s.add("load", 0)
+    ts.worker_restrictions = {ws.address for ws in s.all}
+    s.enqueue(ts)
+    s.idle_task_count = set()
+    assert s.queue.why_waiting() == {ts.group: Counter(order=1)}
+
+
 @pytest.mark.parametrize("loose", [True, False])
 def test_stranded(loose: bool) -> None:
     """Tasks that no worker may run any more are found."""
