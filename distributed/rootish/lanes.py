@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
-    LOOKED_AT,
     Cell,
     Family,
     end_of_family,
@@ -371,8 +370,7 @@ class Lane:
     def _take_back(self) -> None:
         """Take back runs of prefixes that need not be held back any more."""
         for name, held in list(self.held.items()):
-            taken = 0
-            while held and taken < LOOKED_AT:
+            while held:
                 _, number, run = held[0]
                 while run and not run[0]:
                     run.popleft()
@@ -381,7 +379,6 @@ class Lane:
                     if self._queue.is_held(ts):
                         break
                     heapq.heappush(self.waiting, (ts.priority, number, run))
-                    taken += 1
                 heapq.heappop(held)
             if not held:
                 del self.held[name]

@@ -583,9 +583,8 @@ class Producers(RootishPolicy):
         """Return tasks that were sent to a worker and are to be called back.
 
         Restricted tasks of which nothing was known were sent to where they are bound,
-        all at once. When the first has brought in data, those are called back that are
-        not about to run: beyond what a worker holds of root-ish tasks, by their
-        priority.
+        all at once. When the first has brought in data, those are called back that do
+        not run yet, but for one for each thread, by their priority.
         """
         groups = self.state.task_groups
         known = [
@@ -604,10 +603,9 @@ class Producers(RootishPolicy):
                     if ts.group is tg and ts not in ws.long_running
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
-                kept = max(math.ceil(self.state.WORKER_SATURATION * ws.nthreads), 1)
-                for ts in mine[:kept]:
+                for ts in mine[: ws.nthreads]:
                     queue.note(ts)
-                late += mine[kept:]
+                late += mine[ws.nthreads :]
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:

@@ -599,6 +599,20 @@ async def test_large_inputs_do_not_bury_a_worker(
     await wait(futures)
 
 
+@pytest.mark.parametrize(("edge", "bound"), [(64 * KIB, True), (900 * KIB, False)])
+def test_the_largest_input_binds(edge: int, bound: bool) -> None:
+    """An edge draws no task away from its chunk; what is as large leaves a choice."""
+    s = Paper(2)
+    busy, idle = s.all
+    busy._occupancy_cache = 1.0
+    idle._occupancy_cache = 0.001
+    chunk, other = s.send(s.add("chunk", 0), busy), s.send(s.add("other", 1), idle)
+    ts = s.add("stencil", 2, chunk, other)
+    s.finish(chunk, nbytes=MIB)
+    s.finish(other, nbytes=edge)
+    assert s.rootish_policy.place(ts) is (busy if bound else idle)
+
+
 @policy_cluster(far=False)
 async def test_handles_do_not_bind(c: Any, s: Any, a: Any, b: Any) -> None:
     """Of inputs that are next to nothing, the larger does not matter."""
