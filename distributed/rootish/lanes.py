@@ -306,11 +306,10 @@ class Lane:
         self.count += 1
         if self._spans and self._adopt(ts, cell):
             return
-        priority = priority_of(ts)
-        if priority < self._end:
-            self._end = ()
+        # It may be one of those that are expected before
+        self._end = ()
         run = self._latest.get(ts.group)
-        if run and run[-1] and priority_of(run[-1][0]) < priority:
+        if run and run[-1] and priority_of(run[-1][0]) < priority_of(ts):
             run.append(cell)
         else:
             self._latest[ts.group] = self._begin_run(ts, cell)
@@ -595,7 +594,6 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                made -= output_until_reduced(after)[1]
                 self._begin_run(after, cell)
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
