@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 #: largest output among them.
 FAMILY_OUTPUT = 4.6
 
-#: How often that those may make which become ready late.
+#: What tasks that become ready late may make in addition, as a multiple of that.
 LATE_OUTPUT = 2
 
-#: Nothing looks at more tasks than this: dependents of one, inputs of another, steps
-#: from one to the other.
+#: No more tasks than this are looked at to learn something about another: its
+#: dependents, the inputs of a reduction, the steps on the way there.
 LOOKED_AT = 32
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 #: A group is larger than the cluster when it has more tasks than this for each thread.
 TASKS_PER_THREAD = 2
 
-#: What is less than this part of something is little beside it.
+#: What is less than this part of something counts for little beside it.
 SMALL_PART = 0.2
 
 #: Output assumed for a task as long as nothing is known of it, in bytes.
