@@ -512,7 +512,15 @@ def _stop_in_order() -> Iterator[Callable[[], None]]:
         received.append(signum)
         go_on()
 
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        """Say nothing of what the next call raises again."""
+        if not (
+            received and isinstance(lost.exc_value, KeyboardInterrupt | SystemExit)
+        ):
+            tell(lost)
+
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    tell, sys.unraisablehook = sys.unraisablehook, unraisable
     for each in before:
         signal.signal(each, interrupt)
     try:
@@ -520,6 +528,7 @@ def _stop_in_order() -> Iterator[Callable[[], None]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+        sys.unraisablehook = tell
 
 
 if __name__ == "__main__":
