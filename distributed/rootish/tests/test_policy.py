@@ -8,7 +8,6 @@ asserts that the same measure fails.
 
 from __future__ import annotations
 
-import collections
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -647,38 +646,33 @@ async def test_modest_input_does_not_bind(
     await wait(futures)
 
 
-@policy_cluster(FOUR_WORKERS, far=False)
-async def test_of_several_holders_the_first_to_start(
-    c: Any, s: Any, *workers: Any
-) -> None:
+def test_of_several_holders_the_first_to_start() -> None:
     """All inputs are looked at once, and the choice is that of the base."""
     random = Random(0)
-    addresses = [worker.address for worker in workers]
+    s = Paper(4)
+    for n, ws in enumerate(s.all):
+        ws._occupancy_cache = 0.004 * (4 - n)
     chunks = []
-    for _ in range(12):
-        holders = random.sample(addresses, random.choice([1, 1, 2, 3]))
-        data = bytes(random.randrange(KIB, MIB))
-        chunks.append(await c.scatter(data, hash=False, workers=holders[:1]))
-        await c.replicate(chunks[-1], n=len(holders), workers=holders)
-    groups = [random.sample(chunks, random.randrange(2, 9)) for _ in range(30)]
-    futures = [c.submit(lambda *args: 1, *group, pure=False) for group in groups]
-    await wait(futures)
-    event = Event()
-    busy = c.submit(event.wait, workers=addresses[:1])
-    await async_poll_for(lambda: s.total_occupancy, timeout=60)
-    ours = collections.Counter(
-        s.decide_worker_non_rootish(ts).address
-        for ts in (s.tasks[future.key] for future in futures)
-        if s.worker_objective(ts, s.decide_worker_non_rootish(ts))
-        == min(
-            s.worker_objective(ts, ws) for dts in ts.dependencies for ws in dts.who_has
+    for n in range(12):
+        chunk = s.send(s.add("chunk", n))
+        s.finish(chunk, nbytes=random.randrange(900 * KIB, MIB))
+        chunk.who_has = set(random.sample(s.all, random.choice([1, 1, 2, 3])))
+        for ws in chunk.who_has:
+            ws._has_what[chunk] = None
+        chunks.append(chunk)
+    chosen = set()
+    for n in range(100):
+        ts = s.add("combine", 100 + n, *random.sample(chunks, random.randrange(2, 9)))
+        for dts in ts.dependencies:
+            dts.dependents = {ts}
+        ws = s.rootish_policy.place(ts)
+        assert ws
+        chosen.add(ws)
+        holders = {ws for dts in ts.dependencies for ws in dts.who_has or ()}
+        assert s.worker_objective(ts, ws) == min(
+            s.worker_objective(ts, holder) for holder in holders
         )
-    )
-    assert ours.total() == len(groups)
-    # The one that is busy gets what only it has, if any
-    assert ours[addresses[0]] < min(ours[a] for a in addresses[1:])
-    await event.set()
-    await busy
+    assert chosen == set(s.all)
 
 
 @pytest.mark.parametrize(
