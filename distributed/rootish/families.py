@@ -306,7 +306,7 @@ def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
     if some:
         made *= len(dependents) / len(some)
     made = max(made, output)
-    for reduction, _ in _reductions(ts, max):
+    for reduction, _ in itertools.islice(_reductions(ts, max), 2):
         known = mean_output(reduction.group)
         if (
             known
