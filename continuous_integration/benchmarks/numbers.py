@@ -16,13 +16,11 @@ import click
 from continuous_integration.benchmarks import ratchet, recordings
 from continuous_integration.benchmarks.ours import REPOSITORY
 from continuous_integration.figures import SCHEDULER, figures_option, write_figures
+from continuous_integration.mutants.modules import DEFAULT
 from continuous_integration.mutants.mutate import mutants
 
-#: Where the numbers are
-MODULES = tuple(
-    Path("distributed", "rootish", f"{name}.py")
-    for name in ("policy", "queue", "lanes", "families", "backpressure", "handles")
-)
+#: Where the numbers are: in what decides and queues, without its callers in the base
+MODULES = tuple(path for path in map(Path, DEFAULT) if path.parent.name == "rootish")
 
 #: What is no number of ours but a default of the release
 NOT_OURS = frozenset({"DEFAULT_COUNT"})

@@ -22,10 +22,11 @@ restrictions
     most urgent task of all lanes that are open to it.
 
 Ahead of a more urgent task that the same worker may run goes nothing but the rest of
-families that were begun: two for each worker, of 4.6 times the largest output in each
-(three times that with tasks that become ready late). A task costs O(log runs), however
-many groups and dependents there are; see :mod:`distributed.rootish.lanes`. Where tasks
-are restricted, the lanes that name more than one worker are gone through as well.
+families that were begun: one for each thread of a worker and the one before, of 4.6
+times the largest output in each, and twice as much of tasks that become ready late. A
+task costs O(log runs), however many groups and dependents there are; see
+:mod:`distributed.rootish.lanes`. Where tasks are restricted, the lanes that name more
+than one worker are gone through as well.
 """
 
 from __future__ import annotations
