@@ -19,8 +19,8 @@ task is running that it waits for, and so on: there is an end of these. Outputs 
 have to be held anyway, since their consumer waits for what is not even given out, do
 not count: anomalies, persisted data and rechunks are not slowed down. Only a task that
 runs and does not end before one does that is held back, because it waits for an event
-which that would set, could stop it; therefore holding back slackens when nothing has
-finished for longer than consumers usually take.
+which that would set, could stop it; therefore holding back slackens when no consumer
+has finished for as long as a slot usually needs for what may wait for it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,6 @@ from distributed.rootish.policy import HANDLE_BYTES, SMALL_PART, mean_output
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.scheduler import TaskGroup, TaskState
-
-#: Holding back slackens when no consumer has finished for this multiple of the time
-#: that they usually take.
-PATIENCE = 2
 
 
 class Outstanding:
@@ -125,7 +121,7 @@ class Outstanding:
         tasks = self.tasks
         while len(tasks) > limit + LOOKED_AT:
             tasks.popleft()
-        more = max(limit - len(tasks), limit / LOOKED_AT)
+        more = max(limit - len(tasks), SMALL_PART * limit)
         self._room = self._added + math.ceil(more)
 
     def is_full(self, limit: float, output: float) -> bool:
@@ -186,7 +182,7 @@ class Outstanding:
                 consumer = consumer or user
         self.tasks = still
         self.latest = latest
-        step = limit / LOOKED_AT
+        step = SMALL_PART * limit
         if waiting < limit or consumer is None:
             self.consumers = None
             self._room = self._added + math.ceil(max(limit - waiting, step))
@@ -204,7 +200,9 @@ class Outstanding:
         self.consumers = None
         self._room = 0
 
-    def slacken(self, now: float, slots: int, unknown: float) -> bool:
+    def slacken(
+        self, now: float, slots: int, waiting: float, unknown: float
+    ) -> bool:
         """Let more tasks go if no consumer has finished for long.
 
         Parameters
@@ -213,6 +211,9 @@ class Outstanding:
             Time in seconds.
         slots
             How many tasks are let go at first; twice as many after each time.
+        waiting
+            How many outputs may wait for each slot: by the time that so many consumers
+            take, one has finished.
         unknown
             How long a consumer takes if nothing is known of it, in seconds.
 
@@ -227,7 +228,7 @@ class Outstanding:
         if self._since is None or self._since[0] != done:
             usual = self.consumers.prefix.duration_average
             self._since = done, now
-            self._wait = PATIENCE * usual if usual > 0 else unknown
+            self._wait = waiting * usual if usual > 0 else unknown
             self.slack = 0
             return False
         if now - self._since[1] < self._wait:

@@ -28,11 +28,8 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState, WorkerState
 
 #: What the tasks of a family may make before it is combined, as a multiple of the
-#: largest output among them.
+#: largest output among them. Those that become ready late may make as much again.
 FAMILY_OUTPUT = 4.6
-
-#: What tasks that become ready late may make in addition, as a multiple of that.
-LATE_OUTPUT = 2
 
 #: No more tasks than this are looked at to learn something about another: its
 #: dependents, the inputs of a reduction, the steps on the way there.
@@ -117,7 +114,7 @@ class Family:
         """
         output, made = output_until_reduced(ts)
         largest = max(self.largest, output)
-        if self.late + made > LATE_OUTPUT * FAMILY_OUTPUT * largest:
+        if self.late + made > FAMILY_OUTPUT * largest:
             return False
         self.late += made
         self.largest = largest

@@ -23,8 +23,8 @@ restrictions
 
 Ahead of a more urgent task that the same worker may run goes nothing but the rest of
 families that were begun: one for each thread of a worker and the one before, of 4.6
-times the largest output in each, and twice as much of tasks that become ready late. A
-task costs O(log runs), however many groups and dependents there are; see
+times the largest output in each, and as much of tasks that become ready late. A task
+costs O(log runs), however many groups and dependents there are; see
 :mod:`distributed.rootish.lanes`. Where tasks are restricted, the lanes that name more
 than one worker are gone through as well.
 """
@@ -470,7 +470,7 @@ class RootishQueue(MutableSet["TaskState"]):
         )
         slots = self.open.pool.look().slots
         more = [
-            outstanding.slacken(now, slots, unknown)
+            outstanding.slacken(now, slots, self.waiting, unknown)
             for outstanding in self._outstanding.values()
         ]
         self._asked_at = -1

@@ -15,7 +15,6 @@ from dask._task_spec import Task, TaskRef
 
 from distributed import Event, secede, wait, worker_client
 from distributed.rootish.backpressure import (
-    PATIENCE,
     Outstanding,
     find_consumer,
     finished,
@@ -415,21 +414,21 @@ def test_slacken() -> None:
     s = Paper(2)
     loads, fits = fold(s)
     outstanding = Outstanding()
-    assert not outstanding.slacken(0, 4, 1)
+    assert not outstanding.slacken(0, 4, 2, 1)
     for ts in loads[:8]:
         outstanding.add(s.send(ts))
     assert outstanding.is_full(8, CHUNK_NBYTES)
     # Nothing is known of how long consumers take: 1 s
-    assert not outstanding.slacken(10, 4, 1)
-    assert not outstanding.slacken(10.9, 4, 1)
-    assert outstanding.slacken(11, 4, 1)
+    assert not outstanding.slacken(10, 4, 2, 1)
+    assert not outstanding.slacken(10.9, 4, 2, 1)
+    assert outstanding.slacken(11, 4, 2, 1)
     assert outstanding.slack == 4
     assert not outstanding.is_full(8, CHUNK_NBYTES)
     for ts in loads[8:12]:
         outstanding.add(s.send(ts))
     assert outstanding.is_full(8, CHUNK_NBYTES)
-    assert not outstanding.slacken(12.9, 4, 1)
-    assert outstanding.slacken(13, 4, 1)
+    assert not outstanding.slacken(12.9, 4, 2, 1)
+    assert outstanding.slacken(13, 4, 2, 1)
     assert outstanding.slack == 8
     # One finishes
     outstanding.count_again()
@@ -439,11 +438,11 @@ def test_slacken() -> None:
     s.finish(s.send(fits[0]), nbytes=1)
     s.send(fits[1])
     fits[0].prefix.duration_average = 10
-    assert not outstanding.slacken(100, 4, 1)
+    assert not outstanding.slacken(100, 4, 2, 1)
     assert outstanding.slack == 0
     assert outstanding.is_full(8, CHUNK_NBYTES)
-    assert not outstanding.slacken(100 + 10 * PATIENCE - 1, 4, 1)
-    assert outstanding.slacken(100 + 10 * PATIENCE, 4, 1)
+    assert not outstanding.slacken(119, 4, 2, 1)
+    assert outstanding.slacken(120, 4, 2, 1)
 
 
 def test_slackens_more_and_more() -> None:
@@ -453,7 +452,7 @@ def test_slackens_more_and_more() -> None:
     slack = []
     for now in (0, 1, 3, 7, 15):
         outstanding.consumers = s.add("fit", now).group
-        outstanding.slacken(now, 4, 1)
+        outstanding.slacken(now, 4, 2, 1)
         slack.append(outstanding.slack)
     assert slack == [0, 4, 8, 16, 32]
 

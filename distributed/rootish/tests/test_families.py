@@ -11,7 +11,6 @@ from dask._task_spec import List, Task, TaskRef
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
-    LATE_OUTPUT,
     LOOKED_AT,
     end_of_family,
     first_use,
@@ -39,7 +38,7 @@ OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
 #: Tasks of one output that a family has at most, and with those that come late
 MOST = int(FAMILY_OUTPUT)
-MOST_LATE = int(LATE_OUTPUT * FAMILY_OUTPUT)
+MOST_LATE = int(FAMILY_OUTPUT)
 
 
 # -- Facts ---------------------------------------------------------------------------

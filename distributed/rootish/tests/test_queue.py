@@ -21,7 +21,7 @@ from distributed.collections import HeapSet
 from distributed.core import Status
 from distributed.exceptions import Reschedule
 from distributed.rootish import POLICIES
-from distributed.rootish.families import FAMILY_OUTPUT, LATE_OUTPUT
+from distributed.rootish.families import FAMILY_OUTPUT
 from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -39,7 +39,7 @@ OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
 #: Tasks of one output that may be left of the families that a worker has begun: the
 #: one for its thread and the one before, each with those that became ready late
-AHEAD = 2 * (int(FAMILY_OUTPUT) + int(LATE_OUTPUT * FAMILY_OUTPUT) - 1)
+AHEAD = 2 * (2 * int(FAMILY_OUTPUT) - 1)
 
 priority_of: Callable[[Any], Any] = operator.attrgetter("priority")
 
