@@ -6,7 +6,7 @@ written down in ``continuous_integration/fork/divergence.json``.
 
 from __future__ import annotations
 
-from distributed.rootish.handles import bound_to
+from distributed.rootish.queue import thieves
 
 
 class WorkStealing:
@@ -29,9 +29,8 @@ class WorkStealing:
         potential_thieves: set[WorkerState],
         **kwargs: Any,
     ) -> WorkerState | None:
-        """Pick who is to have a task, unless an input of it cannot be sent there."""
-        if (bound := bound_to(scheduler, ts)) is not None:
-            potential_thieves = potential_thieves & bound
-            if not potential_thieves:
-                return None
+        """Pick who is to have a task, of those that want work and can have it."""
+        potential_thieves = thieves(scheduler, ts, potential_thieves)
+        if not potential_thieves:
+            return None
         return self._get_thief_any(scheduler, ts, potential_thieves, **kwargs)

@@ -202,7 +202,7 @@ class Outstanding:
 
     def slacken(
         self, now: float, slots: int, waiting: float, unknown: float
-    ) -> bool:
+    ) -> None:
         """Let more tasks go if no consumer has finished for long.
 
         Parameters
@@ -216,28 +216,19 @@ class Outstanding:
             take, one has finished.
         unknown
             How long a consumer takes if nothing is known of it, in seconds.
-
-        Returns
-        -------
-        bool
-            Whether there are any.
         """
         if self.consumers is None:
-            return False
+            return
         done = self.consumers, finished(self.consumers)
         if self._since is None or self._since[0] != done:
             usual = self.consumers.prefix.duration_average
             self._since = done, now
             self._wait = waiting * usual if usual > 0 else unknown
             self.slack = 0
-            return False
-        if now - self._since[1] < self._wait:
-            return False
-        self._since = done, now
-        self._wait *= 2
-        self.slack += max(slots, self.slack)
-        self.count_again()
-        return True
+        elif now - self._since[1] >= self._wait:
+            self._since = done, now
+            self._wait *= 2
+            self.slack += max(slots, self.slack)
 
 
 def finished(tg: TaskGroup) -> int:

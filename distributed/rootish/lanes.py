@@ -189,7 +189,7 @@ class Pool:
         saturation = self._state.WORKER_SATURATION
         return all(
             ws.used_resources.get(name, 0) < saturation * ws.resources.get(name, 0)
-            for name in (self._like.resource_restrictions if self._like else ())
+            for name in self._like.resource_restrictions
         )
 
 
@@ -198,6 +198,14 @@ class _Run(deque[Cell]):
 
     __slots__ = ("group",)
     group: TaskGroup
+
+    def head(self) -> TaskState | None:
+        """Return the first task that is still queued."""
+        while self:
+            if self[0]:
+                return self[0][0]
+            self.popleft()
+        return None
 
 
 class Lane:
@@ -322,10 +330,7 @@ class Lane:
         for family in spans[max(n - 2, 0) : n][::-1]:
             if priority > family.end:
                 continue
-            if family.worker is None:
-                if not family.head():
-                    continue
-            elif family.worker not in self._queue.state.running:
+            if family.worker and family.worker not in self._queue.state.running:
                 continue
             if family.adopt(ts, cell):
                 if family.worker is not None:
@@ -350,10 +355,7 @@ class Lane:
         runs = self.waiting
         while runs:
             priority, number, run = runs[0]
-            while run and not run[0]:
-                run.popleft()
-            if run:
-                ts = run[0][0]
+            if ts := run.head():
                 if ts.priority != priority:
                     heapq.heapreplace(runs, (ts.priority, number, run))
                     continue
@@ -368,19 +370,13 @@ class Lane:
 
     def _take_back(self) -> None:
         """Take back runs of prefixes that need not be held back any more."""
-        for name, held in list(self.held.items()):
+        for held in self.held.values():
             while held:
-                _, number, run = held[0]
-                while run and not run[0]:
-                    run.popleft()
-                if run:
-                    ts = run[0][0]
-                    if self._queue.is_held(ts):
-                        break
-                    heapq.heappush(self.waiting, (ts.priority, number, run))
-                heapq.heappop(held)
-            if not held:
-                del self.held[name]
+                ts = held[0][-1].head()
+                if ts and self._queue.is_held(ts):
+                    break
+                heapq.heappush(self.waiting, heapq.heappop(held))
+        self.held = {name: held for name, held in self.held.items() if held}
 
     def choose(self, ws: WorkerState) -> Choice | None:
         """Return the task that a worker is to get next, if there is any for it.
@@ -512,10 +508,7 @@ class Lane:
     def _end_family(self, family: Family, worker: WorkerState) -> None:
         del self._begun_families[family]
         self._spans.remove(family)
-        mine = self.begun[worker]
-        mine.remove(family)
-        if not mine:
-            del self.begun[worker]
+        self.begun[worker].remove(family)
 
     def _first(self) -> Family | None:
         """Return the first family that nobody has begun and that need not wait."""
@@ -607,10 +600,9 @@ class Lane:
         return family
 
     def families(self) -> Iterator[Family]:
-        """Yield all families, begun or not, of which tasks are left."""
-        for family in itertools.chain(self.next, self._begun_families):
-            if family.head():
-                yield family
+        """Yield all families, begun or not, also those of which no task is left."""
+        yield from self.next
+        yield from self._begun_families
 
     def runs(self) -> Iterator[_Run]:
         """Yield all runs, held back or not."""

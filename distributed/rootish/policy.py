@@ -612,8 +612,7 @@ class Producers(RootishPolicy):
         """Return the worker beside the largest of its inputs that are no handles.
 
         The handle of a read that is fused with its consumer ends up on every worker. It
-        must not draw the task away from the chunk that it consumes, unless the worker
-        that holds the chunk has more than its share of the work.
+        must not draw the task away from the chunk that it consumes.
 
         Of several workers, the one is taken on which the base expects the task to start
         first. That is asked here since the base looks at every input once for each of
@@ -640,7 +639,7 @@ class Producers(RootishPolicy):
         shares = {dts: dts.nbytes / len(dts.dependents) for dts in dependencies}
         bound = max((1 - SMALL_PART) * max(shares.values()), HANDLE_BYTES)
         large = [dts for dts, nbytes in shares.items() if nbytes > bound]
-        holders = (_holders(large) & running) - state.saturated
+        holders = _holders(large) & running
         if not holders:
             holders = _holders(dependencies) & running
         if len(holders) < 2:

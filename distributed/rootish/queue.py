@@ -50,7 +50,7 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import Cell, priority_of
-from distributed.rootish.handles import Handles
+from distributed.rootish.handles import Handles, bound_to
 from distributed.rootish.lanes import (
     REASONS,
     Choice,
@@ -133,7 +133,6 @@ class RootishQueue(MutableSet["TaskState"]):
         "_pinned",
         "_pools",
         "_records",
-        "_seceded",
         "chosen",
         "handles",
         "nlanes",
@@ -163,8 +162,6 @@ class RootishQueue(MutableSet["TaskState"]):
     _asked: dict[TaskState, bool]
     _asked_at: int
     _records: deque[tuple[Key, str, str]]
-    #: How many tasks had seceded when that was looked at last
-    _seceded: int
 
     def __init__(self, state: SchedulerState):
         self.state = state
@@ -175,7 +172,6 @@ class RootishQueue(MutableSet["TaskState"]):
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
         self._cells = {}
-        self._seceded = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -463,25 +459,18 @@ class RootishQueue(MutableSet["TaskState"]):
         Returns
         -------
         bool
-            Whether there are any.
+            Whether any may be let go.
         """
         unknown = parse_timedelta(
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
         slots = self.open.pool.look().slots
-        more = [
+        for outstanding in self._outstanding.values():
             outstanding.slacken(now, slots, self.waiting, unknown)
-            for outstanding in self._outstanding.values()
-        ]
-        self._asked_at = -1
         self.slackened = any(found.slack for found in self._outstanding.values())
-        seceded = sum(len(ws.long_running) for ws in self.state.workers.values())
-        if seceded != self._seceded:
-            # Among them may be consumers that were counted
-            self._seceded = seceded
-            self._count_again()
-            return bool(self._outstanding)
-        return any(more)
+        # Consumers that were counted may have seceded
+        self._count_again()
+        return bool(self._outstanding)
 
     def stranded(self) -> list[TaskState]:
         """Return the tasks that no worker may run any more."""
@@ -545,20 +534,19 @@ class RootishQueue(MutableSet["TaskState"]):
             if outstanding.consumers is not None
         }
         for lane in self.lanes():
-            closed = lane is not self.open and self._is_closed(lane.pool.look())
+            closed = self._is_closed(lane.pool.look())
             order = "restrictions" if closed else "order"
             for family in lane.families():
                 ts = family.head()
-                if ts and ts.prefix.name in holding and _may_wait(ts, holding):
+                if ts is None:
+                    continue
+                if ts.prefix.name in holding and _may_wait(ts, holding):
                     reason = "backpressure"
                 else:
                     reason = order if family.worker is None else "family"
                 count(reason, Counter(cell[0].group for cell in family.cells if cell))
-            for name, held in lane.held.items():
-                if name in holding:
-                    count("backpressure", _lengths(held))
-                elif closed:
-                    count(order, _lengths(held))
+            for held in lane.held.values():
+                count("backpressure", _lengths(held))
             if closed:
                 count(order, _lengths(lane.waiting))
         # Most tasks are in none of these; they are not looked at
@@ -649,6 +637,30 @@ def give_out(
         if back:
             recs = {ts.key: "waiting" for ts in back}
             state._transitions(recs, client_msgs, worker_msgs, stimulus_id)
+
+
+def thieves(
+    state: SchedulerState, ts: TaskState, idle: set[WorkerState]
+) -> set[WorkerState]:
+    """Return the workers that may steal a task.
+
+    A worker that has all the tasks which it may have is given the next ones from the
+    queue. If it stole instead, what was loaded for one worker would move to another.
+
+    Parameters
+    ----------
+    state
+        The scheduler's state.
+    ts
+        A task that another worker has.
+    idle
+        Workers that the base takes for idle. It goes by how long their tasks will
+        take: a worker that loads counts as idle beside one that computes.
+    """
+    if isinstance(state.queued, RootishQueue) and state.queued:
+        idle = idle & state.idle_task_count
+    bound = bound_to(state, ts)
+    return idle if bound is None else idle & bound
 
 
 def _load(ws: WorkerState) -> float:

@@ -414,35 +414,37 @@ def test_slacken() -> None:
     s = Paper(2)
     loads, fits = fold(s)
     outstanding = Outstanding()
-    assert not outstanding.slacken(0, 4, 2, 1)
+
+    def slack(now: float) -> int:
+        outstanding.slacken(now, 4, 2, 1)
+        outstanding.count_again()
+        return outstanding.slack
+
+    assert slack(0) == 0
     for ts in loads[:8]:
         outstanding.add(s.send(ts))
     assert outstanding.is_full(8, CHUNK_NBYTES)
     # Nothing is known of how long consumers take: 1 s
-    assert not outstanding.slacken(10, 4, 2, 1)
-    assert not outstanding.slacken(10.9, 4, 2, 1)
-    assert outstanding.slacken(11, 4, 2, 1)
-    assert outstanding.slack == 4
-    assert not outstanding.is_full(8, CHUNK_NBYTES)
+    for now, more in ((10, 0), (10.9, 0), (11, 4)):
+        assert slack(now) == more
+        assert outstanding.is_full(8, CHUNK_NBYTES) == (not more)
     for ts in loads[8:12]:
         outstanding.add(s.send(ts))
-    assert outstanding.is_full(8, CHUNK_NBYTES)
-    assert not outstanding.slacken(12.9, 4, 2, 1)
-    assert outstanding.slacken(13, 4, 2, 1)
-    assert outstanding.slack == 8
+    for now, more in ((11.5, 4), (12.9, 4), (13, 8)):
+        assert outstanding.is_full(8, CHUNK_NBYTES)
+        assert slack(now) == more
     # One finishes
-    outstanding.count_again()
     for ts in loads[12:16]:
         outstanding.add(s.send(ts))
     assert outstanding.is_full(8, CHUNK_NBYTES)
     s.finish(s.send(fits[0]), nbytes=1)
     s.send(fits[1])
     fits[0].prefix.duration_average = 10
-    assert not outstanding.slacken(100, 4, 2, 1)
-    assert outstanding.slack == 0
-    assert outstanding.is_full(8, CHUNK_NBYTES)
-    assert not outstanding.slacken(119, 4, 2, 1)
-    assert outstanding.slacken(120, 4, 2, 1)
+    assert slack(100) == 0
+    # What waits for a slot is consumed within twice the time of a consumer
+    for now, more in ((119, 0), (120, 4)):
+        assert outstanding.is_full(8, CHUNK_NBYTES)
+        assert slack(now) == more
 
 
 def test_slackens_more_and_more() -> None:

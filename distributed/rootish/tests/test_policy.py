@@ -574,7 +574,7 @@ async def test_reads_fused_with_computed_operand(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@policy_cluster(far=False)
+@policy_cluster(far=False, config={"distributed.scheduler.work-stealing": True})
 async def test_large_inputs_do_not_bury_a_worker(
     c: Any, s: Any, a: Any, b: Any, policy: str
 ) -> None:
@@ -593,7 +593,8 @@ async def test_large_inputs_do_not_bury_a_worker(
     keys = [("count", i) for i in range(24)]
     futures = c.map(count_when, [event] * 24, chunks, handles * 3, key=keys)
     await async_poll_for(lambda: seen.peak_sent == 24, timeout=60)
-    assert len(s.workers[b.address].processing) >= 2
+    helper = s.workers[b.address]
+    await async_poll_for(lambda: len(helper.processing) >= 2, timeout=60)
     await event.set()
     await wait(futures)
 

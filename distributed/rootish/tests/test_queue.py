@@ -33,6 +33,8 @@ from distributed.rootish.tests.utils import (
     slots,
     tree,
 )
+from distributed.scheduler import WorkerState
+from distributed.stealing import WorkStealing
 from distributed.utils_test import async_poll_for, gen_test
 
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
@@ -88,6 +90,33 @@ def test_the_least_busy_worker_is_asked_first() -> None:
     choice = s.queue.choose()
     assert choice
     assert choice.worker is s.all[1]
+
+
+def test_who_is_given_work_does_not_steal() -> None:
+    """What was loaded stays where it is while the next load is queued."""
+    s = Paper(3)
+    stealer: Any = object.__new__(WorkStealing)
+    stealer.scheduler = s
+    stealer.in_flight_occupancy = dict.fromkeys(s.all, 0.0)
+    occupancies = {ws: n for n, ws in enumerate(s.all)}
+
+    def thief() -> WorkerState | None:
+        found: WorkerState | None = WorkStealing._get_thief(
+            stealer, s, ts, {*s.all}, occupancies=occupancies
+        )
+        return found
+
+    ts = s.send(s.add("combine", 0), s.all[2])
+    s.idle_task_count = {s.all[1]}
+    assert thief() is s.all[0]
+    [load] = s.pairs(1)[:1]
+    s.enqueue(load)
+    # The queue has nothing for the one that has room
+    assert thief() is s.all[1]
+    s.idle_task_count = set()
+    assert thief() is None
+    s.queue.discard(load)
+    assert thief() is s.all[0]
 
 
 def test_more_urgent_graph_interrupts_families() -> None:
