@@ -251,8 +251,9 @@ class RootishQueue(MutableSet["TaskState"]):
         self, key: Key, worker: str, stimulus_id: str, failure: Mapping[str, Any]
     ) -> Recs:
         """See :meth:`Handles.refuse`. What waits for such an input moves beside it."""
+        known = len(self.handles.bound)
         recs = self.handles.refuse(key, worker, stimulus_id, failure)
-        if recs:
+        if len(self.handles.bound) > known:
             for ts in filter(self.handles.is_bound, list(self._cells)):
                 self.discard(ts)
                 self.add(ts)

@@ -128,6 +128,46 @@ def test_other_data_goes_on() -> None:
     assert why == {loads[0].group: Counter(backpressure=len(s.queue))}
 
 
+def test_why_tasks_wait_of_which_some_are_cancelled() -> None:
+    """Who was cancelled does not wait, in a family, in a run, or held back."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    held = loads[len(given) :]
+    for ts in held[:-1]:
+        s.forget(ts)
+    assert s.queue.why_waiting() == {held[-1].group: Counter(backpressure=1)}
+    others = [s.add("other", 1000 + n, graph=1, nbytes=10) for n in range(8)]
+    s.add("combine", 2000, *others, graph=1)
+    s.enqueue(*others)
+    assert s.give(0) is others[0]
+    s.forget(others[2])
+    why = s.queue.why_waiting()[others[0].group]
+    assert why == Counter(family=2, order=4)
+    for ts in (others[1], *others[3:]):
+        s.forget(ts)
+    assert s.queue.why_waiting() == {held[-1].group: Counter(backpressure=1)}
+
+
+def test_taken_back_when_there_is_room() -> None:
+    """What was held back is not any more, though its first task was cancelled."""
+    s = Paper(2)
+    loads, fits = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    assert s.queue.open.held
+    s.forget(loads[len(given)])
+    for ts in given:
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    for ts in fits[: len(given)]:
+        s.finish(s.send(ts) if ts.state == "waiting" else ts, nbytes=1)
+    for ts in given:
+        s.release(ts)
+    assert s.give(0) is loads[len(given) + 1]
+    assert not s.queue.open.held
+
+
 @pytest.mark.parametrize("kind", ["load", "result", "kept", "gap"])
 def test_why_a_family_waits(kind: str) -> None:
     """It waits for consumers, unless it is no load that could be held back."""

@@ -316,6 +316,20 @@ def test_what_is_combined_first_is_not_torn() -> None:
     assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
 
 
+def test_all_of_what_is_combined_first_is_left() -> None:
+    """And not only the last of it."""
+    s = Paper(2)
+    loads, sums = [], []
+    for n, number in ((0, 2), (3, 4), (8, 4)):
+        some = [s.add("load", n + i, nbytes=10) for i in range(number)]
+        sums.append(s.add("sum", n + number, *some, nbytes=10))
+        loads += some
+    s.add("total", 100, *sums)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[2]
+
+
 def test_uses_that_overlap_leave_a_task() -> None:
     """A family has at least one task, whatever the order of priority says."""
     s = Paper(1)

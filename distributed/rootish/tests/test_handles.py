@@ -121,6 +121,8 @@ def test_what_failed_with_it_is_not_bound() -> None:
     s.finish(lock, table, nbytes=10)
     lock.type, table.type = "threading.Lock", "tables.Table"
     s.send(ts, s.all[1])
+    queued = s.add("read", 3, lock)
+    s.enqueue(queued)
     failure = {
         "exception": None,
         "exception_text": "TypeError('Could not serialize object of type Lock')",
@@ -130,6 +132,10 @@ def test_what_failed_with_it_is_not_bound() -> None:
     for dts in (table, lock):
         s.queue.refuse(dts.key, s.all[1].address, "fetch", failure)
     assert s.queue.handles.bound == {("lock", "threading.Lock")}
+    # What is queued already waits beside the lock from now on
+    assert [*s.queue._beside] == [s.all[0].address]
+    assert s.give(1) is None
+    assert s.give(0) is queued
     # Nor is it stolen from where the lock is
     assert thieves(s, ts, {*s.all}) == {s.all[0]}
     assert thieves(s, table, {*s.all}) == {*s.all}

@@ -146,6 +146,18 @@ def test_more_urgent_graph_is_helped() -> None:
     assert s.give(0) is slow[1]
 
 
+def test_help_where_all_is_begun() -> None:
+    """The more urgent graph is helped first."""
+    s = Paper(3)
+    slow, urgent = s.pairs(1, graph=1), s.pairs(1, graph=0)
+    s.enqueue(*slow)
+    assert s.give(0) is slow[0]
+    s.enqueue(*urgent)
+    assert s.give(1) is urgent[0]
+    assert s.give(2) is urgent[1]
+    assert s.give(2) is slow[1]
+
+
 def test_family_of_a_worker_that_is_gone() -> None:
     """The others finish it at once."""
     s = Paper(3)

@@ -104,6 +104,16 @@ def test_pool() -> None:
     assert s.queue.pool(ts).workers == set(s.all)
 
 
+def test_resources_last_for_some_threads() -> None:
+    """A worker runs no more tasks at once than it has resources for."""
+    s = Paper(1, resources=[{"GPU": 3, "DISK": 1}])
+    s.all[0].nthreads = 4
+    ts = s.add("load", 0)
+    for wanted, threads in (({"GPU": 1}, 3), ({"GPU": 0.5}, 4), ({"DISK": 0}, 4)):
+        ts.resource_restrictions = wanted
+        assert s.queue.pool(ts).nthreads == threads
+
+
 def test_most_urgent_of_all_lanes() -> None:
     """A worker is offered the first of what it may run, whatever that asks for."""
     s = Paper(3, resources=[{"GPU": 1}])
