@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, CustomJS
 from bokeh.models.widgets import (
     DataTable,
     Div,
@@ -54,6 +54,16 @@ if TYPE_CHECKING:
     from distributed.rootish.history import ComputationStatus, PastGroups
     from distributed.rootish.monitor import GroupStatus, RootishStatus
     from distributed.scheduler import Scheduler
+
+#: A browser tells which row was clicked, not at which place: others may have come
+#: meanwhile. The time makes it known that a row is clicked once more.
+_CLICK = """
+const [place] = source.selected.indices
+if (place !== undefined) {
+    source.tags = [source.data.id[place], Date.now()]
+    source.selected.indices = []
+}
+"""
 
 #: Rows that are shown at most: folded ones, groups of one that is unfolded, and all
 MAX_ROWS = 50
@@ -205,17 +215,19 @@ class RootishGroups(DashboardComponent):
         self._drawn = 0
         #: How many updates to leave out, so that the page does not take too long
         self._rest = 0
-        #: Rows that are shown, by what they have in common, and those that are unfolded
-        self._shown: list[object] = []
+        #: What rows have in common that are shown, by their ids
+        self._shown: dict[str, object] = {}
+        #: The same of those that are unfolded
         self._unfolded: set[object] = set()
         #: The computation that is shown, None for what is there now
         self._chosen: str | None = None
-        #: Names of the computations in the table below
-        self._ids: list[str] = []
         self.source = ColumnDataSource(_columns([]))
         self.past = ColumnDataSource(_past_columns([]))
-        self.source.selected.on_change("indices", self._click)
-        self.past.selected.on_change("indices", self._choose)
+        for source, clicked in ((self.source, self._click), (self.past, self._choose)):
+            source.selected.js_on_change(
+                "indices", CustomJS(args={"source": source}, code=_CLICK)
+            )
+            source.on_change("tags", clicked)
         self.summary = Div(
             text="This scheduler has no extension that knows what is root-ish.",
             disable_math=True,
@@ -252,8 +264,8 @@ class RootishGroups(DashboardComponent):
     def _show(self, status: RootishStatus) -> None:
         """Show what there is, or what became of a computation."""
         past = status.computations
-        self._ids = [each.id for each in past]
-        if self._chosen not in self._ids:
+        ids = [each.id for each in past]
+        if self._chosen not in ids:
             self._chosen = None
         chosen = self._chosen
         if chosen is None and not status.groups and past:
@@ -261,7 +273,7 @@ class RootishGroups(DashboardComponent):
         queue = status.slots is not None
         wrong: list[GroupStatus | PastGroups]
         if chosen is not None:
-            computation = past[self._ids.index(chosen)]
+            computation = past[ids.index(chosen)]
             lines = [_Line.of_the_past(group, queue) for group in computation.groups]
             heading = f"What became of the computation of {computation.headline()}."
             if self._chosen:
@@ -284,7 +296,7 @@ class RootishGroups(DashboardComponent):
         left_out = total - sum(line.groups for line in lines)
         self.summary.text = _summary(status, left_out, heading, lines)
         shown = [*_unfold(lines, self._unfolded)][:MAX_GROUPS]
-        self._shown = [line.key for line in shown]
+        self._shown = {line.id: line.key for line in shown if line.id}
         update(self.source, _columns(shown))
         update(self.past, _past_columns(past))
         # Bokeh 3.9.1 and 3.9.2 draw new data only if there are more rows or fewer
@@ -299,20 +311,16 @@ class RootishGroups(DashboardComponent):
         self._rest = 0
         self.update()
 
-    def _click(self, attr: str, old: list[int], new: list[int]) -> None:
+    def _click(self, attr: str, old: list[Any], new: list[Any]) -> None:
         """Unfold the row that was clicked, or fold it."""
-        if new:
-            self._unfolded ^= {self._shown[n] for n in new if n < len(self._shown)}
-            self.source.selected.indices = []
+        if (row := new[0]) in self._shown:
+            self._unfolded ^= {self._shown[row]}
             self._again()
 
-    def _choose(self, attr: str, old: list[int], new: list[int]) -> None:
+    def _choose(self, attr: str, old: list[Any], new: list[Any]) -> None:
         """Show the computation that was clicked, or what there is now."""
-        if new:
-            chosen = self._ids[new[0]] if new[0] < len(self._ids) else None
-            self._chosen = None if chosen == self._chosen else chosen
-            self.past.selected.indices = []
-            self._again()
+        self._chosen = None if new[0] == self._chosen else new[0]
+        self._again()
 
 
 @dataclass
@@ -380,6 +388,11 @@ class _Line:
             known=groups.peak is not None,
         )
 
+    @property
+    def id(self) -> str:
+        """What tells rows apart in a browser; empty if it makes no difference."""
+        return "" if self.key is None else f"{hash(self.key):x}"
+
     def rank(self) -> tuple[bool, float]:
         """Return what rows are sorted by.
 
@@ -438,6 +451,7 @@ def _columns(lines: Sequence[_Line]) -> dict[str, list[Any]]:
     queued = max((sum(g.waits.values()) for g in lines), default=0) or 1
     links = [link_to(g.advice.section) if g.advice else "" for g in lines]
     return {
+        "id": [g.id for g in lines],
         "name": [shorten(g.name, NAME) for g in lines],
         "full": [shorten(g.name, TOOLTIP) for g in lines],
         "unfold": [g.unfold() for g in lines],
@@ -473,6 +487,7 @@ def _past_columns(past: Iterable[ComputationStatus]) -> dict[str, list[Any]]:
     shown = list(past)[:MAX_ROWS]
     wrong = [each.overproducing() for each in shown]
     return {
+        "id": [each.id for each in shown],
         "title": [each.title() for each in shown],
         "began": [each.began() for each in shown],
         "took": [each.took() for each in shown],

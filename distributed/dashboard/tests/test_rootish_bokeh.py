@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("bokeh")
 
+from bokeh.models import ColumnDataSource
 from bokeh.models.widgets import HTMLTemplateFormatter
 from dask._task_spec import Task
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -35,6 +36,9 @@ from distributed.worker import Worker
 SLOTS = 4
 TASKS = 20
 CHUNK = 2**20
+
+#: One after the other, as time goes on
+CLICKS = itertools.count()
 
 two_workers = gen_cluster(client=True, nthreads=TWO_WORKERS, config=SATURATION)
 
@@ -305,6 +309,11 @@ async def test_names_are_escaped(c, s, a, b):
         assert name not in map(str, data[column])
 
 
+def click(source: ColumnDataSource, place: int) -> None:
+    """Click a row, as a browser tells it."""
+    source.tags = [source.data["id"][place], next(CLICKS)]
+
+
 @two_workers
 async def test_groups_of_one_name_are_one_row(c, s, a, b):
     """It unfolds when it is clicked, and folds again."""
@@ -322,14 +331,13 @@ async def test_groups_of_one_name_are_one_row(c, s, a, b):
     row = tasks.index(max(tasks))
     assert f"{max(tasks)} groups" in component.source.data["unfold"][row]
 
-    component.source.selected.indices = [row]
-    assert not component.source.selected.indices
+    click(component.source, row)
     shown = component.source.data["name"]
     assert len(shown) == len(folded) + 1 + page.MAX_PARTS
     assert {name[-10:] for name in shown[row + 1 :][: page.MAX_PARTS]} <= {
         name[-10:] for name in names
     }
-    component.source.selected.indices = [row]
+    click(component.source, row)
     assert len(component.source.data["name"]) == len(folded) + 1
 
 
@@ -347,16 +355,27 @@ async def test_computations_of_the_past(c, s, a, b):
     assert list(component.past.data["outcome"]) == ["", ""]
     assert list(rows(component)) == ["second"]
     assert "What became of the computation" in component.summary.text
-    component.past.selected.indices = [1]
+    click(component.past, 1)
     assert list(rows(component)) == ["first"]
     kept = c.map(load, range(TASKS), key=keys("now"))
     await wait(kept)
     component.update()
     assert list(rows(component)) == ["first"]
     # The same one has a new place
-    component.past.selected.indices = [2]
+    click(component.past, 2)
     assert list(rows(component)) == ["now"]
     assert "What became" not in component.summary.text
+    # The page changes after a row was clicked, and before that is known here
+    clicked = component.past.data["id"][1]
+    await c.gather(c.map(load, range(TASKS), key=keys("third")))
+    await async_poll_for(lambda: len(component.scheduler.task_groups) == 1, timeout=5)
+    component.update()
+    assert component.past.data["title"][1] != "second"
+    component.past.tags = [clicked, 1]
+    assert list(rows(component)) == ["second"]
+    # It is not there any more
+    component.past.tags = ["gone", 2]
+    assert list(rows(component)) == ["now"]
 
 
 @gen_cluster(
@@ -417,7 +436,7 @@ async def test_many_groups(c, s):
     shown = list(component.source.data["name"])
     assert len(shown) == 3
     assert all(len(name) <= NAME and name.isprintable() for name in shown)
-    component.source.selected.indices = [shown.index("load")]
+    click(component.source, shown.index("load"))
     assert len(component.source.data["name"]) == 3 + page.MAX_PARTS
     size = len(json.dumps(component.source.data, default=lambda x: x.tolist()))
     assert size < 100_000
