@@ -200,9 +200,7 @@ class Outstanding:
         self.consumers = None
         self._room = 0
 
-    def slacken(
-        self, now: float, slots: int, waiting: float, unknown: float
-    ) -> None:
+    def slacken(self, now: float, slots: int, waiting: float, unknown: float) -> None:
         """Let more tasks go if no consumer has finished for long.
 
         Parameters
