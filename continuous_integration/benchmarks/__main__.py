@@ -23,6 +23,7 @@ from continuous_integration.benchmarks import (
     predicted,
     ratchet,
     recordings,
+    robust,
     scale,
 )
 from continuous_integration.benchmarks.environments import (
@@ -597,6 +598,7 @@ def cost(
 
 main.add_command(ratchet.command)
 main.add_command(numbers.command)
+main.add_command(robust.command)
 main.add_command(fidelity.command)
 main.add_command(predicted.command)
 main.add_command(scale.command)

@@ -59,16 +59,42 @@ def means(rows: Sequence[ratchet.Row], base: Sequence[ratchet.Row]) -> Iterator[
     rows, base
         What came out, and for the release.
     """
-    place = "{workload} {cluster}".format_map
-    before = {place(row): row for row in base}
-    for metric, little in METRICS.items():
+    for metric in METRICS:
         for cluster in CLUSTERS:
-            ratios = [
-                max(row[metric], little) / before[place(row)][metric]
-                for row in rows
-                if row["cluster"] == cluster and before[place(row)][metric] > little
-            ]
-            yield f"{statistics.geometric_mean(ratios):.3f}" if ratios else ""
+            yield mean(rows, base, metric, cluster)
+
+
+def mean(
+    rows: Sequence[ratchet.Row], base: Sequence[ratchet.Row], metric: str, cluster: str
+) -> str:
+    """Return the geometric mean of what came out on a cluster against the release.
+
+    Parameters
+    ----------
+    rows, base
+        What came out, and for the release.
+    metric
+        One of :data:`METRICS`.
+    cluster
+        Number of workers, and of threads on each.
+
+    Returns
+    -------
+    str
+        Empty if there was too little of it for the release.
+    """
+    little = METRICS[metric]
+    before = {
+        row["workload"]: row[metric]
+        for row in base
+        if row["cluster"] == cluster and row[metric] > little
+    }
+    ratios = [
+        max(row[metric], little) / before[row["workload"]]
+        for row in rows
+        if row["cluster"] == cluster and row["workload"] in before
+    ]
+    return f"{statistics.geometric_mean(ratios):.3f}" if ratios else ""
 
 
 @click.command("numbers")

@@ -201,7 +201,10 @@ def _replay(
 
 
 def replay_once(
-    contender: Contender, names: Sequence[str], clusters: Sequence[str]
+    contender: Contender,
+    names: Sequence[str],
+    clusters: Sequence[str],
+    folder: Path = recordings.FOLDER,
 ) -> list[Row]:
     """Replay recordings on clusters with the first seed.
 
@@ -211,10 +214,12 @@ def replay_once(
         What is replayed with.
     names, clusters
         Which recordings, on what.
+    folder
+        Where the recordings are.
     """
 
     def part(some: Sequence[str]) -> list[Row]:
-        return list(_replay(contender, SEEDS[0], some, clusters, recordings.FOLDER))
+        return list(_replay(contender, SEEDS[0], some, clusters, folder))
 
     # Processes do the work, which threads wait for
     parts = [names[n::PROCESSES] for n in range(PROCESSES)]
