@@ -312,7 +312,7 @@ class Lane:
             Holds it as long as it is queued.
         """
         self.count += 1
-        if self._spans and self._adopt(ts, cell):
+        if self._adopt(ts, cell):
             return
         # It may be one of those that are expected before
         self._end = ()
@@ -424,13 +424,11 @@ class Lane:
     ) -> TaskState | None:
         """Return the next task of a family that was begun, unless it has to wait.
 
-        It waits for a consumer, or for a more urgent graph: between graphs, priority is
-        kept to the task.
+        It is not held back for a consumer, since gaps are filled. But between graphs,
+        priority is kept to the task.
         """
         ts = family.head()
-        if ts is None or (limit is not None and graph_of(ts) > limit):
-            return None
-        return None if self._queue.is_held(ts) else ts
+        return None if ts and limit is not None and graph_of(ts) > limit else ts
 
     def take(self, choice: Choice) -> None:
         """Note that a choice is carried out.

@@ -316,6 +316,22 @@ def test_what_is_combined_first_is_not_torn() -> None:
     assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
 
 
+def test_bound_is_of_the_largest_output() -> None:
+    """A small task at the front does not make a family short."""
+    s = Paper(1)
+    tasks = []
+    for n in range(0, 24, 3):
+        pair = s.add("mask", n, nbytes=1), s.add("load", n + 1, nbytes=100)
+        s.add("apply", n + 2, *pair, nbytes=100)
+        tasks += pair
+    s.add("sum", 100, *(next(iter(ts.dependents)) for ts in tasks[::2]))
+    s.enqueue(*tasks)
+    choice = s.offer(0)
+    assert choice
+    assert choice.task is tasks[0]
+    assert len(choice.family.cells) == 2 * int(FAMILY_OUTPUT)
+
+
 def test_all_of_what_is_combined_first_is_left() -> None:
     """And not only the last of it."""
     s = Paper(2)

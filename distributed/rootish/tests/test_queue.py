@@ -310,6 +310,13 @@ def test_looking_changes_nothing() -> None:
     assert taken[0] == taken[1]
 
 
+def test_no_thread_is_free() -> None:
+    s = Paper(1)
+    s.enqueue(*s.pairs(1))
+    s.idle_task_count = set()
+    assert s.queue.choose() is None
+
+
 def test_asking_twice() -> None:
     """As long as nothing is taken, the answer is the same."""
     s = Paper(3)
