@@ -343,15 +343,12 @@ class RootishQueue(MutableSet["TaskState"]):
             outstanding.count_again()
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
-        if len(idle) == 1:
-            [ws] = idle
-        else:
-            ws = min(idle, key=_load)
+        ws = min(idle, key=_load)
         if self.nlanes == 1:
             return self.open.choose(ws)
         if choice := self._choose_for(ws):
             return choice
-        for other in sorted(idle, key=_load) if len(idle) > 1 else ():
+        for other in sorted(idle, key=_load):
             if other is not ws and (choice := self._choose_for(other)):
                 return choice
         return None

@@ -168,7 +168,21 @@ def test_taken_back_when_there_is_room() -> None:
     assert not s.queue.open.held
 
 
-@pytest.mark.parametrize("kind", ["load", "result", "kept", "gap"])
+def test_all_of_what_is_held_back_is_cancelled() -> None:
+    """Others are given out all the same."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    assert s.queue.open.held
+    other = s.add("other", 1000, nbytes=10)
+    s.enqueue(other)
+    for ts in loads[len(given) :]:
+        s.forget(ts)
+    assert s.give(0) is other
+
+
+@pytest.mark.parametrize("kind", ["load", "result", "kept", "gap", "not full"])
 def test_why_a_family_waits(kind: str) -> None:
     """It waits for consumers, unless it is no load that could be held back."""
     s = Paper(2)
@@ -177,7 +191,7 @@ def test_why_a_family_waits(kind: str) -> None:
     choice = s.offer(0)
     assert choice
     outstanding = s.queue._outstanding["load"] = Outstanding()
-    outstanding.consumers = fits[0].group
+    outstanding.consumers = fits[0].group if kind != "not full" else None
     if kind == "result":
         choice.task.dependents.clear()
     if kind == "kept":

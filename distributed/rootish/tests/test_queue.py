@@ -117,6 +117,10 @@ def test_who_is_given_work_does_not_steal() -> None:
     assert thief() is None
     s.queue.discard(load)
     assert thief() is s.all[0]
+    # With the queue of the base, it is as it was
+    s.queued = HeapSet(key=priority_of)
+    s.queued.add(load)
+    assert thief() is s.all[0]
 
 
 def test_more_urgent_graph_interrupts_families() -> None:
