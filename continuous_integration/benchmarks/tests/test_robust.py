@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from continuous_integration.benchmarks import recordings, robust
 from continuous_integration.benchmarks.robust import (
     HEAD,
-    VARIATIONS,
     jitter,
     lines,
     mixed,
@@ -61,7 +60,8 @@ def test_lines() -> None:
 
 def test_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is varied is replayed, with the release and the fork."""
-    some = {title: (VARIATIONS[title][0], ("1x4",)) for title in ("jitter",)}
+    some: dict[str, tuple[robust.Vary | None, tuple[str, ...]]]
+    some = {"jitter": (jitter, ("1x4",))}
     some["as recorded"] = (None, ("1x4", "2x2"))
     monkeypatch.setattr(robust, "VARIATIONS", some)
     result = CliRunner().invoke(robust.command, [NAME], catch_exceptions=False)
