@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.rootish.policy import BESIDE, SMALL_PART
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
+    from distributed.rootish.lanes import Lane
     from distributed.scheduler import (
         Recs,
         SchedulerState,
@@ -89,7 +90,7 @@ class Handles:
         return set.intersection(*(set(dts.who_has or ()) for dts in bound))
 
     def home(
-        self, ts: TaskState, waiting: Mapping[str, Sized]
+        self, ts: TaskState, waiting: Mapping[str, Lane]
     ) -> tuple[WorkerState, float] | None:
         """Return the worker beside which a root-ish task waits.
 
@@ -98,7 +99,7 @@ class Handles:
         ts
             The task. All its inputs are in memory.
         waiting
-            Address of a worker -> what waits beside it already.
+            Address of a worker -> the lane of what waits beside it already.
 
         Returns
         -------
@@ -135,7 +136,8 @@ class Handles:
             return None
 
         def load(ws: WorkerState) -> tuple[float, str]:
-            tasks = len(ws.processing) + len(waiting.get(ws.address, ()))
+            lane = waiting.get(ws.address)
+            tasks = len(ws.processing) + (lane.count if lane else 0)
             return tasks / ws.nthreads, ws.address
 
         return min(there, key=load), longest

@@ -298,9 +298,6 @@ class Lane:
         self._counter = itertools.count()
         self._number = 0
 
-    def __len__(self) -> int:
-        return self.count
-
     def add(self, ts: TaskState, cell: Cell) -> None:
         """Let a task wait.
 

@@ -96,7 +96,7 @@ def test_copies_share_the_reads() -> None:
     handle.who_has.add(s.all[2])
     s.enqueue(*tasks)
     lanes = s.queue._beside
-    assert {name: len(lane) for name, lane in lanes.items()} == {
+    assert {name: lane.count for name, lane in lanes.items()} == {
         ws.address: 5 for ws in (s.all[0], s.all[2])
     }
 
