@@ -432,6 +432,22 @@ def _row(members: Sequence[GroupStatus], waits: bool) -> Row:
     )
 
 
+class _Look(PeriodicCallback):
+    """Looks at the memory of the workers, and says first who decides here.
+
+    It starts when the scheduler has, so that its page has an address, and before there
+    are workers.
+    """
+
+    def __init__(self, monitor: RootishMonitor):
+        super().__init__(monitor.history.look, LOOK_INTERVAL * 1000)
+        self._monitor = monitor
+
+    def start(self) -> None:
+        _log.info(self._monitor.introduction())
+        super().start()
+
+
 class RootishMonitor:
     """Extension of the scheduler: see what the policy has decided, and warn.
 
@@ -460,11 +476,8 @@ class RootishMonitor:
         self.scheduler = scheduler
         self.history = History(scheduler)
         self._warned_at = -math.inf
-        self._introduced = False
         scheduler.handlers["rootish"] = self._get_status
-        scheduler.periodic_callbacks["rootish-history"] = PeriodicCallback(
-            self.look, LOOK_INTERVAL * 1000
-        )
+        scheduler.periodic_callbacks["rootish-history"] = _Look(self)
         scheduler.periodic_callbacks["rootish-backpressure"] = PeriodicCallback(
             self.slacken, SLACKEN_INTERVAL * 1000
         )
@@ -501,15 +514,7 @@ class RootishMonitor:
             computations=self.history.status(),
         )
 
-    def look(self) -> None:
-        """Look at the memory of the workers, and the first time, say who is here."""
-        if not self._introduced:
-            # Not before the scheduler has started: then its page has an address
-            self._introduced = True
-            _log.info(self._introduction())
-        self.history.look()
-
-    def _introduction(self) -> str:
+    def introduction(self) -> str:
         """Return which version decides by which policy, and where to see it."""
         state = self.scheduler
         page = "no page, as there is no dashboard"

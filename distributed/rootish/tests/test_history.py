@@ -17,7 +17,12 @@ from distributed.rootish import history
 from distributed.rootish.history import SETTING, ComputationStatus, History
 from distributed.rootish.monitor import RootishStatus
 from distributed.rootish.tests.utils import MIB, policy_cluster
-from distributed.utils_test import async_poll_for, captured_logger, gen_cluster
+from distributed.utils_test import (
+    async_poll_for,
+    captured_logger,
+    gen_cluster,
+    gen_test,
+)
 
 TASKS = 20
 
@@ -57,7 +62,7 @@ async def test_afterwards(c: Client, s: Scheduler, a: Worker, b: Worker) -> None
         dsk["size", i] = Task(("size", i), len, TaskRef(("load", i)))
     futures = c.get(dsk, list(dsk), sync=False)
     await wait(futures)
-    s.extensions["rootish"].look()
+    s.extensions["rootish"].history.look()
     del futures
     await forgotten(s)
 
@@ -150,7 +155,7 @@ async def test_moved(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
         # At once: a computation lasts as long as there is something to do
         fetched = c.submit(len, loaded, key=f"fetch{n}", workers=b.address)
         await fetched
-        s.extensions["rootish"].look()
+        s.extensions["rootish"].history.look()
 
     for worker in (a, b):
         worker.periodic_callbacks["heartbeat"].stop()
@@ -164,7 +169,7 @@ async def test_moved(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     assert past.moved == 0
     await a.heartbeat()
     # Nothing else has happened
-    s.extensions["rootish"].look()
+    s.extensions["rootish"].history.look()
     await forgotten(s)
     event = Event()
     second = c.submit(event.wait, key="second", workers=b.address)
@@ -221,7 +226,7 @@ async def test_turned_off(c: Client, s: Scheduler, a: Worker, b: Worker) -> None
 async def test_after_a_restart(c: Client, s: Scheduler, a: Worker, b: Worker) -> None:
     """The scheduler forgets all of it, and this is when people ask."""
     await c.gather(c.map(load, range(3)))
-    s.extensions["rootish"].look()
+    s.extensions["rootish"].history.look()
     s._clear_task_state()
     assert not s.computations
     [past] = (await c.rootish()).computations
@@ -316,7 +321,7 @@ async def test_looking_takes_a_part_of_the_time(
     for n in range(5):
         futures.append(c.submit(load, n))
         await wait(futures)
-        s.extensions["rootish"].look()
+        s.extensions["rootish"].history.look()
     assert len(looks) == 1
     [past] = (await c.rootish()).computations[:1]
     assert past.peak is not None
@@ -390,20 +395,18 @@ async def test_keys_of_many_types(
 
 
 @pytest.mark.parametrize("dashboard", [True, False])
-def test_one_line_at_the_start(dashboard: bool) -> None:
-    """Which version, by which policy, and where to see it."""
-
-    @gen_cluster(nthreads=[], scheduler_kwargs={"dashboard": dashboard})
-    async def run(s: Scheduler) -> None:
-        monitor = s.extensions["rootish"]
-        monitor._introduced = False
-        with captured_logger("distributed.rootish", level="INFO") as log:
-            await async_poll_for(lambda: bool(log.getvalue()), timeout=10)
-            monitor.look()
-        [line] = log.getvalue().splitlines()
-        assert "+rootish." in line
-        assert "policy producers" in line
-        page = f":{s.services['dashboard'].port}/rootish" if dashboard else "no page"
-        assert page in line
-
-    run()
+@gen_test()
+async def test_one_line_at_the_start(dashboard: bool) -> None:
+    """Which version, by which policy, and where to see it; nothing comes later."""
+    with captured_logger("distributed.rootish", level="INFO") as log:
+        async with Scheduler(
+            port=0, dashboard=dashboard, dashboard_address=":0"
+        ) as scheduler:
+            [line] = log.getvalue().splitlines()
+            server = scheduler.services["dashboard"]
+            page = f":{server.port}/rootish" if dashboard else "no page"
+            scheduler.extensions["rootish"].history.look()
+    assert log.getvalue().splitlines() == [line]
+    assert "+rootish." in line
+    assert "policy producers" in line
+    assert page in line
