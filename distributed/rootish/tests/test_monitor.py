@@ -690,8 +690,8 @@ async def test_no_warning_of_what_is_queued(
 ) -> None:
     with captured_logger("distributed.rootish.monitor") as log:
         workers = [a.address, b.address] if restricted else None
-        # Else those which are bound are sent at once, and called back when this is known;
-        # by then, those that block may have taken all threads
+        # Else, bound ones are sent at once, and called back when this is known: by
+        # then, those that block may have taken all threads
         await wait(c.submit(load_first, Event(), 0, n=MANY, key=("load_first", 0)))
         async with half_loaded(c, workers=workers):
             assert s.queued
