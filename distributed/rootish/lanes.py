@@ -121,6 +121,7 @@ class Pool:
     """
 
     __slots__ = (
+        "_known",
         "_like",
         "_seen",
         "_state",
@@ -134,6 +135,8 @@ class Pool:
     workers: set[WorkerState]
     nthreads: float
     slots: int
+    #: All workers that were running when it was looked at last
+    _known: set[WorkerState]
 
     def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
@@ -146,17 +149,24 @@ class Pool:
             loose_restrictions=restrictions.loose,
         )
         self._seen: Any = None
+        self.workers = set()
         self.look()
 
     def look(self) -> Pool:
-        """Look at the workers if they may have changed; return the pool."""
+        """Look at the workers if they may have changed; return the pool.
+
+        That costs nothing where there are as many as before. One that took the place of
+        another is seen when none of those that are known is left, or when it asks for a
+        task.
+        """
         state = self._state
         seen: tuple[int, ...] = len(state.running), state.total_nthreads
         if self._like:
             seen = *seen, len(state.workers), *map(len, state.resources.values())
-        if seen == self._seen:
+        if seen == self._seen and not self.workers.isdisjoint(state.running):
             return self
         self._seen = seen
+        self._known = set(state.running)
         valid = None
         if wanted := self._like:
             valid = state.valid_workers(wanted)
@@ -183,7 +193,10 @@ class Pool:
         return threads
 
     def has_room(self, ws: WorkerState) -> bool:
-        """Whether a worker has resources left for a task."""
+        """Whether a worker that is running has resources left for a task."""
+        if ws not in self._known:
+            self._seen = None
+            self.look()
         if ws not in self.workers:
             return False
         saturation = self._state.WORKER_SATURATION

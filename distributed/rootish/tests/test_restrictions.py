@@ -104,6 +104,39 @@ def test_pool() -> None:
     assert s.queue.pool(ts).workers == set(s.all)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_worker_takes_the_place_of_another(others: bool) -> None:
+    """Nobody has asked the queue meanwhile, and there are as many as before."""
+    s = Paper(3, resources=[{"GPU": 1}] * 3)
+    first, second, third = s.all
+    ts = s.add("load", 0)
+    ts.resource_restrictions = {"GPU": 1}
+    s.running.discard(second)
+    if not others:
+        s.running.discard(third)
+    s.enqueue(ts)
+    assert s.queue.pool(ts).workers == s.running
+    s.running.discard(first)
+    s.running.add(second)
+    assert not s.queue.stranded()
+    assert s.give(1) is ts
+    assert s.queue.pool(ts).workers == s.running
+
+
+def test_none_takes_the_place_of_a_worker() -> None:
+    """What only that one could run is found, although there are as many as before."""
+    s = Paper(2, resources=[{"GPU": 1}])
+    first, second = s.all
+    ts = s.add("load", 0)
+    ts.resource_restrictions = {"GPU": 1}
+    s.running.discard(second)
+    s.enqueue(ts)
+    assert not s.queue.stranded()
+    s.running.discard(first)
+    s.running.add(second)
+    assert s.queue.stranded() == [ts]
+
+
 def test_resources_last_for_some_threads() -> None:
     """A worker runs no more tasks at once than it has resources for."""
     s = Paper(1, resources=[{"GPU": 3, "DISK": 1}])
