@@ -97,6 +97,30 @@ def mean(
     return f"{statistics.geometric_mean(ratios):.3f}" if ratios else ""
 
 
+def write_means(
+    figures: str, module: str, head: Sequence[str], rows: Sequence[tuple[str, ...]]
+) -> None:
+    """Write a table of geometric means for the docs.
+
+    Parameters
+    ----------
+    figures
+        Name of the file.
+    module
+        Name of the module beside this one that has made the table.
+    head, rows
+        The table.
+    """
+    write_figures(
+        figures,
+        about=[*SCHEDULER, f"continuous_integration/benchmarks/{module}"],
+        note="Geometric means over all recordings, the fork's result divided by the "
+        "release's.",
+        head=head,
+        rows=rows,
+    )
+
+
 @click.command("numbers")
 @click.argument("names", nargs=-1, metavar="[RECORDING]...")
 @figures_option()
@@ -126,11 +150,4 @@ def command(names: tuple[str, ...], figures: str | None) -> None:
                 replay(name, value)
             (fork.tree / module).write_text(source, encoding="utf-8")
     if figures:
-        write_figures(
-            figures,
-            about=[*SCHEDULER, "continuous_integration/benchmarks/numbers.py"],
-            note="Geometric means over all recordings, the fork's result divided by "
-            "the release's.",
-            head=HEAD,
-            rows=table,
-        )
+        write_means(figures, "numbers.py", HEAD, table)

@@ -17,9 +17,14 @@ from random import Random
 import click
 
 from continuous_integration.benchmarks import ratchet, recordings
-from continuous_integration.benchmarks.numbers import METRICS, mean
+from continuous_integration.benchmarks.numbers import (
+    CLUSTERS,
+    METRICS,
+    mean,
+    write_means,
+)
 from continuous_integration.benchmarks.recordings import Output, Recording
-from continuous_integration.figures import SCHEDULER, figures_option, write_figures
+from continuous_integration.figures import figures_option
 
 #: Makes another output of a recorded one
 Vary = Callable[[Output, Random], Output]
@@ -41,14 +46,12 @@ def mixed(output: Output, random: Random) -> Output:
     return output._replace(nbytes=int(factor * output.nbytes))
 
 
-SMALL = ("4x1", "2x2")
-
 #: What is varied -> how, and on which clusters it is replayed
 VARIATIONS: dict[str, tuple[Vary | None, tuple[str, ...]]] = {
-    "as recorded": (None, (*SMALL, "1x4", "16x1", "4x16")),
-    "ten times as long": (slower, SMALL),
-    "jitter": (jitter, SMALL),
-    "mixed sizes": (mixed, SMALL),
+    "as recorded": (None, (*CLUSTERS, "1x4", "16x1", "4x16")),
+    "ten times as long": (slower, CLUSTERS),
+    "jitter": (jitter, CLUSTERS),
+    "mixed sizes": (mixed, CLUSTERS),
 }
 
 #: Peaks above this part of the release's are counted.
@@ -129,11 +132,4 @@ def command(names: tuple[str, ...], figures: str | None) -> None:
                 table.append((title, *line))
                 click.echo(template.format(*table[-1]))
     if figures:
-        write_figures(
-            figures,
-            about=[*SCHEDULER, "continuous_integration/benchmarks/robust.py"],
-            note="Geometric means over all recordings, the fork's result divided by "
-            "the release's.",
-            head=HEAD,
-            rows=table,
-        )
+        write_means(figures, "robust.py", HEAD, table)

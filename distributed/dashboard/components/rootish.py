@@ -215,10 +215,8 @@ class RootishGroups(DashboardComponent):
         self._drawn = 0
         #: How many updates to leave out, so that the page does not take too long
         self._rest = 0
-        #: What rows have in common that are shown, by their ids
-        self._shown: dict[str, object] = {}
-        #: The same of those that are unfolded
-        self._unfolded: set[object] = set()
+        #: Ids of rows that are unfolded
+        self._unfolded: set[str] = set()
         #: The computation that is shown, None for what is there now
         self._chosen: str | None = None
         self.source = ColumnDataSource(_columns([]))
@@ -296,7 +294,6 @@ class RootishGroups(DashboardComponent):
         left_out = total - sum(line.groups for line in lines)
         self.summary.text = _summary(status, left_out, heading, lines)
         shown = [*_unfold(lines, self._unfolded)][:MAX_GROUPS]
-        self._shown = {line.id: line.key for line in shown if line.id}
         update(self.source, _columns(shown))
         update(self.past, _past_columns(past))
         # Bokeh 3.9.1 and 3.9.2 draw new data only if there are more rows or fewer
@@ -313,8 +310,8 @@ class RootishGroups(DashboardComponent):
 
     def _click(self, attr: str, old: list[Any], new: list[Any]) -> None:
         """Unfold the row that was clicked, or fold it."""
-        if (row := new[0]) in self._shown:
-            self._unfolded ^= {self._shown[row]}
+        if new[0]:
+            self._unfolded ^= {new[0]}
             self._again()
 
     def _choose(self, attr: str, old: list[Any], new: list[Any]) -> None:
@@ -431,10 +428,10 @@ def _fold(groups: Iterable[GroupStatus], queue: bool) -> list[_Line]:
     return [_Line.of(members, queue) for members in together.values()]
 
 
-def _unfold(lines: Iterable[_Line], unfolded: Container[object]) -> Iterator[_Line]:
+def _unfold(lines: Iterable[_Line], unfolded: Container[str]) -> Iterator[_Line]:
     """Yield rows, and below those that are unfolded, the groups of which they are."""
     for line in lines:
-        line.unfolded = bool(line.parts) and line.key in unfolded
+        line.unfolded = bool(line.parts) and line.id in unfolded
         yield line
         if line.unfolded:
             queue = line.advice is not NO_QUEUE

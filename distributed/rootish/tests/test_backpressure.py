@@ -128,13 +128,19 @@ def test_other_data_goes_on() -> None:
     assert why == {loads[0].group: Counter(backpressure=len(s.queue))}
 
 
+def held_back(s: Paper) -> tuple[list[TaskState], list[TaskState], list[TaskState]]:
+    """Give out loads until others are held back; return both, and the consumers."""
+    loads, fits = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    assert s.queue.open.held
+    return given, loads[len(given) :], fits
+
+
 def test_why_tasks_wait_of_which_some_are_cancelled() -> None:
     """Who was cancelled does not wait, in a family, in a run, or held back."""
     s = Paper(2)
-    loads, _ = fold(s)
-    s.enqueue(*loads)
-    given = s.give_all(0)
-    held = loads[len(given) :]
+    _, held, _ = held_back(s)
     for ts in held[:-1]:
         s.forget(ts)
     assert s.queue.why_waiting() == {held[-1].group: Counter(backpressure=1)}
@@ -153,31 +159,25 @@ def test_why_tasks_wait_of_which_some_are_cancelled() -> None:
 def test_taken_back_when_there_is_room() -> None:
     """What was held back is not any more, though its first task was cancelled."""
     s = Paper(2)
-    loads, fits = fold(s)
-    s.enqueue(*loads)
-    given = s.give_all(0)
-    assert s.queue.open.held
-    s.forget(loads[len(given)])
+    given, held, fits = held_back(s)
+    s.forget(held[0])
     for ts in given:
         s.finish(ts, nbytes=CHUNK_NBYTES)
     for ts in fits[: len(given)]:
         s.finish(s.send(ts) if ts.state == "waiting" else ts, nbytes=1)
     for ts in given:
         s.release(ts)
-    assert s.give(0) is loads[len(given) + 1]
+    assert s.give(0) is held[1]
     assert not s.queue.open.held
 
 
 def test_all_of_what_is_held_back_is_cancelled() -> None:
     """Others are given out all the same."""
     s = Paper(2)
-    loads, _ = fold(s)
-    s.enqueue(*loads)
-    given = s.give_all(0)
-    assert s.queue.open.held
+    _, held, _ = held_back(s)
     other = s.add("other", 1000, nbytes=10)
     s.enqueue(other)
-    for ts in loads[len(given) :]:
+    for ts in held:
         s.forget(ts)
     assert s.give(0) is other
 
