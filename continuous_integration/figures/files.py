@@ -53,6 +53,7 @@ SCHEDULER = (
     "distributed/stealing.py",
     "distributed/rootish/policy.py",
     "distributed/rootish/families.py",
+    "distributed/rootish/handles.py",
     "distributed/rootish/backpressure.py",
     "distributed/rootish/lanes.py",
     "distributed/rootish/queue.py",
