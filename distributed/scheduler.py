@@ -119,6 +119,12 @@ class Scheduler:
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         return answer
 
+    def handle_worker_status_change(
+        self, status: str | Status, worker: str | WorkerState, stimulus_id: str
+    ) -> None:
+        # Where others may help, tasks of a worker that pauses or retires may go to them
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """Ask the queue, after something that may have freed a thread."""
         if not isinstance(self.queued, RootishQueue):

@@ -630,7 +630,8 @@ class RootishMonitor:
         """Put a warning into words."""
         verdict = tg.rootish_facts.verdict
         assert verdict is not None
-        advice = NO_QUEUE if verdict.rootish else advice_on(verdict.reason)
+        no_queue = math.isinf(self.scheduler.WORKER_SATURATION)
+        advice = NO_QUEUE if no_queue else advice_on(verdict.reason)
         prefix, name = (
             shorten(plain_name(each), IN_A_SENTENCE)
             for each in (tg.prefix.name, tg.name)

@@ -493,8 +493,9 @@ class Producers(RootishPolicy):
                 return PLACED
         if ts.actor:
             return PLACED
-        if not ts._queueable:
-            # A P2P shuffle, which spreads its tasks itself
+        if not ts._queueable or math.isinf(state.WORKER_SATURATION):
+            # A P2P shuffle, which spreads its tasks itself, or there is no queue: all
+            # that the answer decides is which of the release's two ways finds a worker
             return COUNTED if state._is_rootish_marked(ts) else NOT_COUNTED
         run_spec = ts.run_spec
         is_marked = run_spec is not None and run_spec.data_producer

@@ -101,6 +101,15 @@ def test_copies_share_the_reads() -> None:
     }
 
 
+def test_worker_of_a_handle_is_paused() -> None:
+    """Reads do not wait for it: others make the handle again."""
+    s = Paper(2)
+    tasks = reads(s, 4, 1, 0.1)
+    s.running.discard(s.all[0])
+    s.enqueue(*tasks)
+    assert s.give(1) is tasks[0]
+
+
 def test_restricted_tasks_go_where_they_may() -> None:
     """However long it takes to make the handle there."""
     s = Paper(2)

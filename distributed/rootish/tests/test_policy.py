@@ -29,6 +29,7 @@ from distributed.rootish.policy import (
     COUNTED,
     FEW,
     HANDLE_BYTES,
+    NOT_COUNTED,
     PLACED,
     POLICIES,
     PRODUCER,
@@ -1110,6 +1111,32 @@ async def test_no_queue(c: Any, s: Any, a: Any, b: Any, policy: str) -> None:
     await event.set()
     assert await result == 48
     assert set(seen.computed) == {a.address, b.address}
+
+
+def increase(number: int) -> int:
+    return number + 1
+
+
+@policy_cluster(far=False, config={"distributed.scheduler.worker-saturation": "inf"})
+async def test_no_queue_is_the_release(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Where nothing is held back, the release's count says where a task goes."""
+    numbers = [
+        *await c.scatter(list(range(0, 40, 2)), workers=[a.address]),
+        *await c.scatter(list(range(1, 40, 2)), workers=[b.address]),
+    ]
+    seen = await watch(s, "increase")
+    more = c.map(increase, numbers)
+    await wait(more)
+    assert set(seen.verdicts) == {NOT_COUNTED}
+    assert sum(s.tasks[f.key].who_has == {s.workers[a.address]} for f in more) == 20
+    # Few groups and tasks that they depend on: the release spreads them side by side
+    event = Event()
+    futures = c.compute([delayed(load_when)(event, None, i) for i in range(16)])
+    await async_poll_for(lambda: len(s.task_prefixes) == 3, timeout=60)
+    [tg] = s.task_prefixes["load_when"].groups
+    assert tg.rootish_facts.verdict is COUNTED
+    await event.set()
+    await wait(futures)
 
 
 OFF = {

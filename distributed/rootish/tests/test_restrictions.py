@@ -11,6 +11,7 @@ import pytest
 from dask import delayed
 
 from distributed import Event, Worker, wait
+from distributed.core import Status
 from distributed.rootish import POLICIES
 from distributed.rootish.lanes import Restrictions, restrictions_of
 from distributed.rootish.policy import HANDLE_BYTES
@@ -442,15 +443,24 @@ def test_pool_is_not_there_yet(saturation: Any) -> None:
     run()
 
 
-@policy_cluster(POOL, far=False)
-async def test_others_if_the_workers_leave(c: Any, s: Any, a: Any, b: Any) -> None:
-    """What may run on other workers does, when its own are gone."""
+@pytest.mark.parametrize("how", ["leave", "pause"])
+@policy_cluster(POOL, far=False, config={"distributed.worker.memory.pause": False})
+async def test_others_if_the_workers_go(
+    c: Any, s: Any, a: Any, b: Any, how: str
+) -> None:
+    """What may run on other workers does, when its own are not there for it."""
     event = Event()
     sizes = loads_and_consumers(c, event, asking_for("allow_other_workers", a))
     await async_poll_for(lambda: len(s.queued) == 20 - SLOTS, timeout=60)
-    await a.close(executor_wait=False)
+    if how == "leave":
+        await a.close(executor_wait=False)
+    else:
+        a.status = Status.paused
     ws = s.workers[b.address]
     await async_poll_for(lambda: len(ws.processing) == SLOTS, timeout=60)
-    assert len(s.queued) == 20 - SLOTS
+    # One that is paused keeps what it was given
+    assert len(s.queued) == 20 - SLOTS * (1 if how == "leave" else 2)
+    if how == "pause":
+        a.status = Status.running
     await event.set()
     assert await c.gather(sizes) == [CHUNK_NBYTES] * 20
