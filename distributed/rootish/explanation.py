@@ -893,8 +893,12 @@ class Question:
                     group.nbytes = given[known]
         verdicts = {name: _Paper(name, nthreads).judge(graph) for name in POLICIES}
         settings = _Paper(None, nthreads)
+        by_data = verdicts["producers"]
+        if settings.slots is None:
+            # What brings data in does so without a queue as well
+            by_data = _Paper("producers", nthreads, saturation=1.0).judge(graph)
         prediction = self._predict(blocks, settings.rootish_policy.name)
-        return _summarize(graph, verdicts, settings, prediction, self.notes)
+        return _summarize(graph, verdicts, by_data, settings, prediction, self.notes)
 
     def _predict(self, blocks: Mapping[str, Blocks], policy: str) -> Prediction | None:
         wanted = self.options.predict
@@ -1128,9 +1132,17 @@ class _Paper(SchedulerState):
         Name of the policy; that of the settings if it is not given.
     nthreads
         Number of threads of each worker.
+    saturation
+        Root-ish tasks that workers are given for each thread; that of the settings if
+        it is not given.
     """
 
-    def __init__(self, policy: str | None, nthreads: Sequence[int]):
+    def __init__(
+        self,
+        policy: str | None,
+        nthreads: Sequence[int],
+        saturation: float | None = None,
+    ):
         workers = SortedDict()
         for number, threads in enumerate(nthreads):
             address = f"tcp://worker-{number}:0"
@@ -1159,6 +1171,8 @@ class _Paper(SchedulerState):
             )
         if policy is not None:
             self.rootish_policy = POLICIES[policy](self)
+        if saturation is not None:
+            self.WORKER_SATURATION = saturation
         self.total_nthreads = sum(nthreads)
         self.nthreads = nthreads
         # Of the tasks that depend on a group's, one stands for all
@@ -1267,6 +1281,7 @@ def _bound(slots: int | None) -> float:
 def _summarize(
     graph: _Graph,
     verdicts: Mapping[str, Mapping[str, Verdict]],
+    by_data: Mapping[str, Verdict],
     settings: _Paper,
     prediction: Prediction | None,
     notes: Sequence[str],
@@ -1279,6 +1294,9 @@ def _summarize(
         The groups.
     verdicts
         Name of the policy -> name of the group -> what the one says of the other.
+    by_data
+        Name of the group -> what the policy that goes by the data would say of it if
+        there were a queue.
     settings
         Knows the policy of the settings.
     prediction
@@ -1289,7 +1307,7 @@ def _summarize(
     bound = _bound(settings.slots)
     loaders: set[str] = set()
     for name in graph.groups:
-        if _loads(graph, name, verdicts["producers"][name], loaders):
+        if _loads(graph, name, by_data[name], loaders):
             loaders.add(name)
     # What costs loaders next to nothing is a handle
     loaders -= {
