@@ -121,6 +121,34 @@ def test_restricted_tasks_go_where_they_may() -> None:
     assert s.give(1)
 
 
+FAILURE = {
+    "exception": None,
+    "exception_text": "TypeError('Could not serialize object of type Lock')",
+    "traceback": None,
+    "traceback_text": "",
+}
+
+
+@pytest.mark.parametrize("too_late", ["forgotten", "lost", "paused"])
+def test_failure_is_told_too_late(too_late: str) -> None:
+    """What has happened meanwhile has taken care of the tasks."""
+    s = Paper(2)
+    s.allowed_failures = 3
+    lock = s.send(s.add("lock", 0))
+    ts = s.add("read", 1, lock)
+    s.finish(lock, nbytes=10)
+    lock.type = "threading.Lock"
+    s.send(ts, s.all[1])
+    if too_late == "forgotten":
+        del s.tasks[lock.key]
+    elif too_late == "lost":
+        s.move(lock, "released")
+    else:
+        s.running.discard(s.all[1])
+    assert not s.queue.refuse(lock.key, s.all[1].address, "fetch", FAILURE)
+    assert not s.queue.handles.bound
+
+
 def test_what_failed_with_it_is_not_bound() -> None:
     """Inputs that were asked for together fail together; one of them is at fault."""
     s = Paper(2)
@@ -132,14 +160,8 @@ def test_what_failed_with_it_is_not_bound() -> None:
     s.send(ts, s.all[1])
     queued = s.add("read", 3, lock)
     s.enqueue(queued)
-    failure = {
-        "exception": None,
-        "exception_text": "TypeError('Could not serialize object of type Lock')",
-        "traceback": None,
-        "traceback_text": "",
-    }
     for dts in (table, lock):
-        s.queue.refuse(dts.key, s.all[1].address, "fetch", failure)
+        s.queue.refuse(dts.key, s.all[1].address, "fetch", FAILURE)
     assert s.queue.handles.bound == {("lock", "threading.Lock")}
     # What is queued already waits beside the lock from now on
     assert [*s.queue._beside] == [s.all[0].address]
