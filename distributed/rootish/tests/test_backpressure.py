@@ -322,6 +322,23 @@ def test_consumers_that_consume_nothing() -> None:
     assert find_consumer(kept, 100) == (kept, None)
 
 
+def test_frees_of_all_that_it_needs() -> None:
+    """Other inputs count by their size, or as one more load if that is not known."""
+    s = Paper()
+    load = s.send(s.add("load", 0, nbytes=100))
+    table = s.add("table", 1, nbytes=10_000)
+    assert frees(s.add("join", 2, load, table, nbytes=100), load, 100)
+    unknown = s.add("unknown", 3)
+    assert frees(s.add("sum", 4, load, unknown, nbytes=30), load, 100)
+    assert not frees(s.add("pack", 5, load, unknown, nbytes=50), load, 100)
+    # Others of its name may make more
+    few, many = "reduce-" + 32 * "1", "reduce-" + 32 * "2"
+    consumer = s.add(few, 6, load, nbytes=1)
+    s.add(many, 7, nbytes=1000)
+    assert consumer.prefix.nbytes_total == 1001
+    assert frees(consumer, load, 100)
+
+
 def test_consumer_is_not_looked_for_too_far() -> None:
     s = Paper()
     ts = first = s.send(s.add("load", 0, nbytes=100))
@@ -381,6 +398,16 @@ def test_about_to_run_behind_gaps() -> None:
     s.finish(others, nbytes=1)
     # It waits for nothing but a load
     assert not about_to_run(consumer, {gap})
+
+
+def test_a_gap_is_no_reason_for_the_next_consumer() -> None:
+    """What is known of one consumer are those that wait before it, not the loads."""
+    s = Paper()
+    gap, others = s.send(s.add("load", 0)), s.send(s.add("other", 1))
+    known: set[TaskState] = set()
+    first = s.add("first", 2, gap, others)
+    assert is_about_to_run(first, known, lambda ts: ts is gap)
+    assert not is_about_to_run(s.add("second", 3, gap), known, lambda ts: ts is gap)
 
 
 def test_about_to_run_behind_one_that_has_seceded() -> None:
@@ -448,6 +475,38 @@ def test_outstanding_keeps_no_task_alive() -> None:
     assert {ref() for ref in refs} == {None}
     outstanding.count_again()
     assert not outstanding.is_full(8, CHUNK_NBYTES)
+
+
+def test_what_is_consumed_is_not_outstanding() -> None:
+    """As soon as all are counted again."""
+    s = Paper(2)
+    loads, fits = fold(s)
+    outstanding = Outstanding()
+    for ts in loads[:8]:
+        outstanding.add(s.send(ts))
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    s.finish(s.tasks["init", 0, 0], nbytes=1)
+    for n in range(3):
+        s.finish(s.send(fits[n]), nbytes=1)
+        s.release(loads[n])
+    s.send(fits[3])
+    assert outstanding.is_full(5, CHUNK_NBYTES)
+    assert [ref() for ref in outstanding.tasks] == loads[3:8]
+
+
+def test_first_consumers_are_waited_for() -> None:
+    """Outputs are counted again as soon as those that come first have finished."""
+    s = Paper(2)
+    model = s.send(s.add("init", 0, nbytes=1))
+    outstanding = Outstanding()
+    groups = []
+    for n in range(8):
+        ts = s.add("load", 2 * n + 1, nbytes=CHUNK_NBYTES)
+        model = s.add("fit" if n < 4 else "refine", 2 * n + 2, model, ts, nbytes=1)
+        groups.append(model.group)
+        outstanding.add(s.send(ts))
+    assert outstanding.is_full(6, CHUNK_NBYTES)
+    assert outstanding.consumers is groups[0] is not groups[-1]
 
 
 def test_outstanding_is_bounded() -> None:

@@ -149,6 +149,24 @@ def test_failure_is_told_too_late(too_late: str) -> None:
     assert not s.queue.handles.bound
 
 
+def test_fetches_that_fail_again_and_again() -> None:
+    """Where it is not certain what is at fault, a task is sent so often and no more."""
+    s = Paper(2)
+    s.allowed_failures = 2
+    table = s.send(s.add("table", 0))
+    ts = s.add("read", 1, table)
+    s.finish(table, nbytes=10)
+    s.send(ts, s.all[1])
+    failure = {**FAILURE, "exception_text": "AssertionError()"}
+    told = [
+        s.queue.refuse(table.key, s.all[1].address, f"fetch-{n}", failure)[ts.key]
+        for n in range(3)
+    ]
+    assert told == ["waiting", "waiting", "erred"]
+    assert ts.exception_blame is ts
+    assert ts.exception_text == "AssertionError()"
+
+
 def test_what_failed_with_it_is_not_bound() -> None:
     """Inputs that were asked for together fail together; one of them is at fault."""
     s = Paper(2)
