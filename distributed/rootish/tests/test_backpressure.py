@@ -517,6 +517,7 @@ def test_outstanding_is_bounded() -> None:
     outstanding = Outstanding()
     for n, ts in enumerate(loads):
         outstanding.add(s.send(ts))
+        assert outstanding.latest == ts.priority
         if n % 10 == 0:
             assert not outstanding.is_full(8, 100)
     assert len(outstanding.tasks) <= 8 + LOOKED_AT + 10

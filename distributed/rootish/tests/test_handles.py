@@ -76,6 +76,13 @@ def test_share_of_the_copies(part: float) -> None:
     assert (s.queue.handles.home(tasks[0], {}) is not None) is (part > 1)
 
 
+def test_few_reads_on_many_workers() -> None:
+    """A handle is made again by each that reads, not on each worker."""
+    s = Paper(10)
+    tasks = reads(s, 2, 1, 0.95 / SMALL_PART)
+    assert s.queue.handles.home(tasks[0], {}) is None
+
+
 def test_others_help() -> None:
     """A worker takes reads beside another's handle if these are many."""
     s = Paper(4)
@@ -110,12 +117,19 @@ def test_worker_of_a_handle_is_paused() -> None:
     assert s.give(1) is tasks[0]
 
 
-def test_restricted_tasks_go_where_they_may() -> None:
+@pytest.mark.parametrize("kind", ["worker", "host", "resource"])
+def test_restricted_tasks_go_where_they_may(kind: str) -> None:
     """However long it takes to make the handle there."""
-    s = Paper(2)
+    s = Paper(2, resources=[{}, {"DISK": 9}])
     tasks = reads(s, 4, 1, 0.1)
+    other = s.all[1]
+    asked_for = {
+        "worker": {other.address},
+        "host": {other.host},
+        "resource": {"DISK": 1},
+    }
     for ts in tasks:
-        ts.worker_restrictions = {s.all[1].address}
+        setattr(ts, f"{kind}_restrictions", asked_for[kind])
     s.enqueue(*tasks)
     assert s.give(0) is None
     assert s.give(1)
