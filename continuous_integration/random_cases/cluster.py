@@ -73,7 +73,7 @@ class Known(Exception):
     Scattered data lost
         The base still counts on the worker that was to fetch them for a task that is
         forgotten: its `needs_what` or its occupancy is wrong. Or it keeps tasks that
-        nobody wants any more.
+        nobody wants any more; or it fails when one is tried again that needs them.
     """
 
 
@@ -859,6 +859,11 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
             # A task that others wait for is left behind
             known.append("validate_released")
         if _last_function(error) not in known:
+            raise
+        counts["ended by a known fault of the base"] += 1
+    except KeyError as error:
+        # What was to be tried again is forgotten, since scattered data are lost
+        if _last_function(error) != "stimulus_retry":
             raise
         counts["ended by a known fault of the base"] += 1
     finally:
