@@ -109,21 +109,14 @@ class Scheduler:
             worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
         )
 
-    async def remove_worker(
-        self, address: str, *, stimulus_id: str, **kwargs: Any
-    ) -> str:
-        """Remove a worker, and ask the queue: others may have worked for its data."""
-        answer = await self._remove_worker_any(
-            address, stimulus_id=stimulus_id, **kwargs
-        )
-        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
-        return answer
+    def _refresh_no_workers_since(self, timestamp: float | None = None) -> None:
+        """Ask the queue, too, when a worker has left, pauses, retires or resumes.
 
-    def handle_worker_status_change(
-        self, status: str | Status, worker: str | WorkerState, stimulus_id: str
-    ) -> None:
-        # Where others may help, tasks of a worker that pauses or retires may go to them
-        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        Where others may help, what it was to run may go to them; and others may have
+        worked for the data that is lost with it.
+        """
+        self._refresh_no_workers_since_any(timestamp)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=f"workers-{time()}")
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """Ask the queue, after something that may have freed a thread."""
