@@ -863,7 +863,7 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
         counts["ended by a known fault of the base"] += 1
     except KeyError as error:
         # What was to be tried again is forgotten, since scattered data are lost
-        if _last_function(error) != "stimulus_retry":
+        if _last_function(error) != "stimulus_retry" or not clusters[0].lost_data:
             raise
         counts["ended by a known fault of the base"] += 1
     finally:
