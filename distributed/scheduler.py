@@ -112,10 +112,12 @@ class Scheduler:
     def _refresh_no_workers_since(self, timestamp: float | None = None) -> None:
         """Ask the queue, too, when a worker has left, pauses, retires or resumes.
 
-        Where others may help, what it was to run may go to them; and others may have
-        worked for the data that is lost with it.
+        What it was to run goes to others, and others may have worked for the data that
+        is lost with it.
         """
         self._refresh_no_workers_since_any(timestamp)
+        if isinstance(self.queued, RootishQueue):
+            self.queued.let_go()
         self.stimulus_queue_slots_maybe_opened(stimulus_id=f"workers-{time()}")
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:

@@ -249,17 +249,16 @@ class Lane:
     """
 
     __slots__ = (
-        "_begun_families",
         "_combined",
         "_counter",
         "_end",
-        "_graph",
         "_holds",
         "_latest",
+        "_nbegun",
         "_number",
-        "_one_graph",
         "_queue",
         "_spans",
+        "_unfinished",
         "begun",
         "beside",
         "count",
@@ -279,11 +278,11 @@ class Lane:
     _latest: dict[TaskGroup, _Run]
     #: Families that may still get tasks which become ready late, by their priority
     _spans: list[Family]
-    #: Families that workers have begun and not finished, in that order
-    _begun_families: dict[Family, None]
-    #: Whether all families that were begun are of one graph, that of the last
-    _one_graph: bool
-    _graph: tuple[float, ...]
+    #: A heap of families that were begun and have a task, or had when they were put
+    #: there: their graph, their number, and a number that no other entry has
+    _unfinished: list[tuple[tuple[float, ...], int, int, Family]]
+    #: How many families workers have, with those that are done
+    _nbegun: int
     #: Whether anything was held back when the lane was asked last
     _holds: bool
     #: Up to where tasks are neighbors of those in the family that was made last
@@ -302,12 +301,11 @@ class Lane:
         self.waiting = []
         self._latest = {}
         self._spans = []
-        self._begun_families = {}
         self._end = ()
         self._combined = False
         self._holds = False
-        self._one_graph = True
-        self._graph = ()
+        self._unfinished = []
+        self._nbegun = 0
         self._counter = itertools.count()
         self._number = 0
 
@@ -338,13 +336,10 @@ class Lane:
         priority = priority_of(ts)
         n = bisect.bisect(spans, priority, key=priority_of)
         for family in spans[max(n - 2, 0) : n][::-1]:
-            if priority > family.end:
-                continue
-            if family.worker and family.worker not in self._queue.state.running:
-                continue
-            if family.adopt(ts, cell):
+            if priority <= family.end and family.adopt(ts, cell):
                 if family.worker is not None:
                     self._queue.note(ts)
+                    self._push(family)
                 return True
         return False
 
@@ -404,16 +399,16 @@ class Lane:
             self._take_back()
         first = self._first()
         limit = first.priority if first else None
+        oldest = self._oldest()
+        urgent = oldest.priority[:2] if oldest else (math.inf,)
         ts = self._next_of(own, limit) if own else None
-        if own and ts and (self._one_graph or graph_of(ts) <= self._most_urgent()):
+        if own and ts and graph_of(ts) == urgent:
             return Choice(ts, ws, "own", own, self)
         before = first
-        if not self._one_graph:
-            urgent = self._most_urgent()
-            if limit is None or limit[:2] > urgent:
-                # What is left of a more urgent graph goes before the first
-                before, limit = None, urgent
-        if other := self._other(ws, before, limit):
+        if limit is None or limit[:2] > urgent:
+            # What is left of a more urgent graph goes before the first
+            before, limit = None, urgent
+        if oldest and (other := self._other(ws, oldest, before, limit)):
             return other
         if own and ts:
             return Choice(ts, ws, "own", own, self)
@@ -421,13 +416,15 @@ class Lane:
             return Choice(ts, ws, "first", first, self)
         return None
 
-    def _most_urgent(self) -> tuple[float, ...]:
-        """Return the most urgent graph of which a family was begun and is not done."""
-        left = {
-            graph_of(ts) for family in self._begun_families if (ts := family.head())
-        }
-        self._one_graph = len(left) <= 1
-        return min(left, default=(math.inf,))
+    def _oldest(self) -> Family | None:
+        """Return the first that was begun and has a task, of the most urgent graph."""
+        unfinished = self._unfinished
+        while unfinished:
+            family = unfinished[0][-1]
+            if family.worker and family.head():
+                return family
+            heapq.heappop(unfinished)
+        return None
 
     def _next_of(
         self, family: Family, limit: tuple[float, ...] | None
@@ -452,71 +449,88 @@ class Lane:
         if reason != "first":
             return
         self.next.remove(family)
+        self._nbegun += 1
         self._number += 1
         family.number = self._number
         family.worker = ws
-        self._one_graph = not self._begun_families or (
-            self._one_graph and graph_of(choice.task) == self._graph
-        )
-        self._graph = graph_of(choice.task)
-        self._begun_families[family] = None
+        self._push(family)
         for cell in family.cells:
             if cell:
                 self._queue.note(cell[0])
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > 1 + ws.nthreads:
-            old = mine.pop(0)
-            del self._begun_families[old]
-            if old.head():
-                old.worker = None
-                bisect.insort(self.next, old, key=priority_of)
-            else:
-                self._spans.remove(old)
+            self._let_go(mine.pop(0))
+
+    def _push(self, family: Family) -> None:
+        """Count a family among those that were begun and have a task."""
+        entry = family.priority[:2], family.number, next(self._counter), family
+        heapq.heappush(self._unfinished, entry)
+
+    def _let_go(self, family: Family) -> None:
+        """Give back what is left of a family that a worker has begun."""
+        self._nbegun -= 1
+        if family.head():
+            family.worker = None
+            bisect.insort(self.next, family, key=priority_of)
+        else:
+            self._forget(family)
+
+    def _forget(self, family: Family) -> None:
+        """Let no more tasks join a family of which none is left."""
+        spans = self._spans
+        n = bisect.bisect_left(spans, family.priority, key=priority_of)
+        while spans[n] is not family:
+            n += 1
+        del spans[n]
+
+    def let_go(self) -> None:
+        """Give back the families of workers that are not running any more."""
+        for ws in self.begun.keys() - self._queue.state.running:
+            for family in self.begun.pop(ws):
+                self._let_go(family)
 
     def _other(
-        self, ws: WorkerState, first: Family | None, limit: tuple[float, ...] | None
+        self,
+        ws: WorkerState,
+        oldest: Family,
+        first: Family | None,
+        limit: tuple[float, ...] | None,
     ) -> Choice | None:
         """Return the next task of a family that another worker has begun.
 
-        A worker helps if it has nothing else to do, or if the family is left behind. If
-        it has nothing else since tasks are held back, the family is no less that of the
-        other, which may have a thread free as well.
+        A worker helps if it has nothing else to do, or if a family is left behind: more
+        were begun since than workers have now. If it has nothing else since
+        tasks are held back, a family is no less that of the other, which may have a
+        thread free as well.
 
         Parameters
         ----------
         ws
             The worker.
+        oldest
+            The first family that was begun and is not done.
         first
             The first family that nobody has begun.
         limit
             Tasks of later graphs have to wait; None if there is no other graph.
         """
-        state = self._queue.state
-        helps = first or not self._holds or self._queue.slackened
-        for family in list(self._begun_families):
-            worker = family.worker
-            assert worker is not None
-            gone = worker not in state.running
-            if not (gone or helps or worker in state.idle_task_count):
-                continue
-            if not family.head():
-                if gone:
-                    self._end_family(family, worker)
-                continue
-            left_behind = self._number - family.number > len(self._begun_families)
-            if first and not (gone or left_behind):
+        if first or not self._holds or self._queue.slackened:
+            if first and self._number - oldest.number <= self._nbegun:
                 return None
+            ts = self._next_of(oldest, limit)
+            return Choice(ts, ws, "help", oldest, self) if ts else None
+        families = [
+            family
+            for worker in self._queue.state.idle_task_count
+            for family in self.begun.get(worker, ())
+            if family.head()
+        ]
+        for family in sorted(families, key=priority_of):
             if ts := self._next_of(family, limit):
-                if gone or helps:
-                    return Choice(ts, ws, "help", family, self)
-                return Choice(ts, worker, "own", family, self)
+                assert family.worker
+                return Choice(ts, family.worker, "own", family, self)
         return None
-
-    def _end_family(self, family: Family, worker: WorkerState) -> None:
-        del self._begun_families[family]
-        self._spans.remove(family)
-        self.begun[worker].remove(family)
 
     def _first(self) -> Family | None:
         """Return the first family that nobody has begun and that need not wait."""
@@ -532,8 +546,7 @@ class Lane:
         while n < len(families):
             ts = families[n].head()
             if ts is None:
-                self._spans.remove(families[n])
-                del families[n]
+                self._forget(families.pop(n))
             elif self._queue.is_held(ts):
                 n += 1
             else:
@@ -610,7 +623,7 @@ class Lane:
     def families(self) -> Iterator[Family]:
         """Yield all families, begun or not, also those of which no task is left."""
         yield from self.next
-        yield from self._begun_families
+        yield from itertools.chain(*self.begun.values())
 
     def runs(self) -> Iterator[_Run]:
         """Yield all runs, held back or not."""

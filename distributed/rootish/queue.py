@@ -470,6 +470,11 @@ class RootishQueue(MutableSet["TaskState"]):
         self._count_again()
         return bool(self._outstanding)
 
+    def let_go(self) -> None:
+        """Give back the families of workers that are not running any more."""
+        for lane in self.lanes():
+            lane.let_go()
+
     def stranded(self) -> list[TaskState]:
         """Return the tasks that no worker may run any more."""
         closed = {lane for lane in self._restricted() if not lane.pool.look().workers}

@@ -112,6 +112,7 @@ class Paper(SchedulerState):
         for supplied in self.resources.values():
             supplied.pop(ws.address, None)
         self.total_nthreads -= 1
+        self.queued.let_go()
 
     def add(
         self,

@@ -573,11 +573,12 @@ def load_some(event: Event, *args: object) -> bytes:
     return bytes(CHUNK_NBYTES)
 
 
-@policy_cluster(far=False)
+@pytest.mark.parametrize("how", ["leave", "pause"])
+@policy_cluster(far=False, config={"distributed.worker.memory.pause": False})
 async def test_worker_leaves_with_a_family(
-    c: Any, s: Any, a: Any, b: Any, monkeypatch: Any
+    c: Any, s: Any, a: Any, b: Any, how: str, monkeypatch: Any
 ) -> None:
-    """A family is finished elsewhere when its worker leaves."""
+    """A family is finished elsewhere when its worker leaves or pauses."""
     event = Event()
     dsk = tree(64, 4)
     monkeypatch.setattr(Started, "number", itertools.count())
@@ -588,7 +589,15 @@ async def test_worker_leaves_with_a_family(
         lambda: s.queued.chosen["own"] and s.workers[a.address].processing, timeout=60
     )
     assert s.queued
-    await a.close(executor_wait=False)
+    ws = s.workers[a.address]
+    assert ws in s.queued.open.begun
+    if how == "leave":
+        await a.close(executor_wait=False)
+    else:
+        a.status = Status.paused
+    await async_poll_for(lambda: ws not in s.queued.open.begun, timeout=60)
+    if how == "pause":
+        a.status = Status.running
     await event.set()
     assert await total == 16 * CHUNK_NBYTES
 
