@@ -285,6 +285,29 @@ def find_consumer(
     return ts if held else None, None
 
 
+def is_chained(before: TaskState, ts: TaskState) -> bool:
+    """Whether the consumer of a task waits for that of the task before, as in a fold.
+
+    Parameters
+    ----------
+    before, ts
+        Two tasks.
+    """
+    consumer = _merger(ts)
+    return consumer is not None and _merger(before) in consumer.dependencies
+
+
+def _merger(ts: TaskState) -> TaskState | None:
+    """Return what combines the output of a task with others, if only one task does."""
+    for _ in range(LOOKED_AT):
+        if len(ts.dependents) != 1:
+            break
+        [ts] = ts.dependents
+        if len(ts.dependencies) > 1:
+            return ts
+    return None
+
+
 def frees(user: TaskState, before: TaskState, output: float) -> bool:
     """Whether a consumer makes less than it needs.
 

@@ -25,6 +25,7 @@ from distributed.rootish.policy import SMALL_PART, UNKNOWN_OUTPUT, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
+    from distributed.rootish.lanes import _Line
     from distributed.scheduler import TaskState, WorkerState
 
 #: What the tasks of a family may make before it is combined, as a multiple of the
@@ -68,12 +69,15 @@ class Family:
         The worker that has begun it, None if nobody has.
     """
 
-    __slots__ = ("cells", "end", "largest", "late", "number", "priority", "worker")
+    __slots__ = (
+        *("cells", "end", "largest", "late", "line", "number", "priority", "worker"),
+    )
 
     cells: list[Cell]
     end: tuple[float, ...]
     largest: float
     late: float
+    line: _Line
     number: int
     priority: tuple[float, ...]
     worker: WorkerState | None

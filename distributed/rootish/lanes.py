@@ -1,9 +1,10 @@
 """Lanes: what waits for the same workers, in order, and the families that it makes.
 
 A lane is asked by the queue (:mod:`distributed.rootish.queue`) for the next task of a
-worker that may run its tasks. Tasks come in order for the most part, so that the
-stretches that do (runs), not the tasks, are kept in a heap. Families are made of what
-is first there when a worker asks; a lane knows who has begun which.
+worker that may run its tasks. What has come since is sorted then, so that stretches of
+tasks of one group (runs), not the tasks, are kept in heaps: one for each prefix, since
+a prefix is held back as a whole. Families are made of what is first there when a worker
+asks; a lane knows who has begun which.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from distributed.rootish.backpressure import Outstanding, is_chained
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
     Cell,
@@ -118,6 +120,8 @@ class Pool:
         Of all of them; no more of each than its resources last for.
     slots
         Root-ish tasks that they hold at once.
+    outstanding
+        Name of a prefix -> those of its tasks that they have loaded for, or will.
     """
 
     __slots__ = (
@@ -126,6 +130,7 @@ class Pool:
         "_seen",
         "_state",
         "nthreads",
+        "outstanding",
         "restrictions",
         "slots",
         "workers",
@@ -135,6 +140,7 @@ class Pool:
     workers: set[WorkerState]
     nthreads: float
     slots: int
+    outstanding: dict[str, Outstanding]
     #: All workers that were running when it was looked at last
     _known: set[WorkerState]
 
@@ -150,6 +156,7 @@ class Pool:
         )
         self._seen: Any = None
         self.workers = set()
+        self.outstanding = {}
         self.look()
 
     def look(self) -> Pool:
@@ -209,8 +216,12 @@ class Pool:
 class _Run(deque[Cell]):
     """Cells of one group, in the order of priority."""
 
-    __slots__ = ("group",)
+    __slots__ = ("chained", "group", "line")
     group: TaskGroup
+    #: What it is held back with
+    line: _Line
+    #: Whether the consumers of its tasks wait for each other
+    chained: bool
 
     def head(self) -> TaskState | None:
         """Return the first task that is still queued."""
@@ -219,6 +230,30 @@ class _Run(deque[Cell]):
                 return self[0][0]
             self.popleft()
         return None
+
+
+class _Line:
+    """A heap of runs that are held back together.
+
+    Those of one prefix are. Where consumers wait for each other, as in a fold, each
+    such chain has a line of its own, so that several go on side by side.
+    """
+
+    __slots__ = ("held", "latest", "place", "runs")
+
+    held: bool
+    #: Priority of the last that was given out
+    latest: tuple[float, ...]
+    #: Priority by which it waits for its turn, None if it does not
+    place: Any
+    #: By the priority of the first task, or what that was once
+    runs: list[tuple[Any, int, _Run]]
+
+    def __init__(self) -> None:
+        self.held = False
+        self.latest = ()
+        self.place = None
+        self.runs = []
 
 
 class Lane:
@@ -238,10 +273,8 @@ class Lane:
     beside
         How long it takes to have the inputs of the tasks elsewhere, in seconds, and the
         prefix of the last; None if they do not wait beside their inputs.
-    waiting
-        A heap of runs, by the priority of the first task, or what that was once.
     held
-        Name of a prefix -> a heap of its runs, which are held back.
+        Lines that are held back.
     next
         Families that nobody has begun, in the order of their priority.
     begun
@@ -249,15 +282,19 @@ class Lane:
     """
 
     __slots__ = (
+        "_chains",
         "_combined",
         "_counter",
         "_end",
+        "_fresh",
         "_holds",
         "_latest",
+        "_lines",
         "_nbegun",
         "_number",
         "_queue",
         "_spans",
+        "_tops",
         "_unfinished",
         "begun",
         "beside",
@@ -265,17 +302,23 @@ class Lane:
         "held",
         "next",
         "pool",
-        "waiting",
     )
 
     count: int
     beside: tuple[float, TaskPrefix] | None
-    waiting: list[tuple[Any, int, _Run]]
-    held: dict[str, list[tuple[Any, int, _Run]]]
+    held: list[_Line]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
+    #: What has come and is in no run yet
+    _fresh: list[Cell]
     #: The run of each group that was begun last
     _latest: dict[TaskGroup, _Run]
+    #: Whether there are chains, which go on side by side
+    _chains: bool
+    #: Name of a prefix -> the line of what is in no chain
+    _lines: dict[str, _Line]
+    #: A heap of lines that are not held back, by their places and what these were once
+    _tops: list[tuple[Any, int, _Line]]
     #: Families that may still get tasks which become ready late, by their priority
     _spans: list[Family]
     #: A heap of families that were begun and have a task, or had when they were put
@@ -295,14 +338,17 @@ class Lane:
         self.pool = pool
         self.count = 0
         self.beside = None
-        self.held = {}
+        self.held = []
         self.next = []
         self.begun = {}
-        self.waiting = []
+        self._fresh = []
         self._latest = {}
+        self._tops = []
+        self._lines = {}
         self._spans = []
         self._end = ()
         self._combined = False
+        self._chains = False
         self._holds = False
         self._unfinished = []
         self._nbegun = 0
@@ -324,11 +370,28 @@ class Lane:
             return
         # It may be one of those that are expected before
         self._end = ()
-        run = self._latest.get(ts.group)
-        if run and run[-1] and priority_of(run[-1][0]) < priority_of(ts):
+        self._fresh.append(cell)
+
+    def _settle(self) -> None:
+        """Put what has come since into runs."""
+        fresh = [cell for cell in self._fresh if cell]
+        self._fresh = []
+        fresh.sort(key=_priority_of_cell)
+        for cell in fresh:
+            ts = cell[0]
+            run = self._latest.get(ts.group)
+            if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
+                self._latest[ts.group] = self._begin_run(ts, cell)
+                continue
+            # The first of a chain has no consumer to wait for
+            few = len(run) < 3
+            chained = (run.chained or few) and is_chained(run[-1][0], ts)
+            if run.chained and not chained:
+                # What comes next may be wanted before the rest of the chain is
+                self._latest[ts.group] = self._begin_run(ts, cell, _Line())
+                continue
+            run.chained = chained
             run.append(cell)
-        else:
-            self._latest[ts.group] = self._begin_run(ts, cell)
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Whether a task joins a family that was made before it was ready."""
@@ -338,16 +401,52 @@ class Lane:
         for family in spans[max(n - 2, 0) : n][::-1]:
             if priority <= family.end and family.adopt(ts, cell):
                 if family.worker is not None:
-                    self._queue.note(ts)
+                    self._note(family, ts)
                     self._push(family)
                 return True
         return False
 
-    def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
+    def _begin_run(self, ts: TaskState, cell: Cell, line: _Line | None = None) -> _Run:
         run = _Run([cell])
         run.group = ts.group
-        heapq.heappush(self.waiting, (priority_of(ts), next(self._counter), run))
+        run.chained = False
+        if line is None:
+            line = self._lines.get(ts.prefix.name)
+            if line is None:
+                line = self._lines[ts.prefix.name] = _Line()
+        else:
+            self._chains = True
+        run.line = line
+        runs = run.line.runs
+        heapq.heappush(runs, (priority_of(ts), next(self._counter), run))
+        if runs[0][-1] is run and not run.line.held:
+            self._place(run.line, priority_of(ts))
         return run
+
+    def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
+        """Let a line have its turn by the priority of its first task."""
+        line.place = priority
+        heapq.heappush(self._tops, (priority, next(self._counter), line))
+
+    def _first_of(self, line: _Line) -> _Run | None:
+        """Return the run that has the first task of a line, as its first."""
+        runs = line.runs
+        while runs:
+            priority, number, run = runs[0]
+            ts = run.head()
+            if ts is None:
+                heapq.heappop(runs)
+                if self._latest.get(run.group) is run:
+                    del self._latest[run.group]
+            elif ts.priority == priority:
+                return run
+            else:
+                heapq.heapreplace(runs, (ts.priority, number, run))
+        return None
+
+    def _is_held(self, ts: TaskState, line: _Line) -> bool:
+        latest = line.latest if self._chains else None
+        return self._queue.is_held(ts, self.pool, latest)
 
     def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
@@ -355,33 +454,43 @@ class Lane:
         Parameters
         ----------
         ask
-            Whether to set aside those of which the next task is held back.
+            Whether to set aside lines of which the next task is held back.
         """
-        runs = self.waiting
-        while runs:
-            priority, number, run = runs[0]
-            if ts := run.head():
-                if ts.priority != priority:
-                    heapq.heapreplace(runs, (ts.priority, number, run))
-                    continue
-                if not (ask and self._queue.is_held(ts)):
+        if self._fresh:
+            self._settle()
+        tops = self._tops
+        while tops:
+            priority, _, line = tops[0]
+            # Else it has another place by now
+            if line.place == priority:
+                run = self._first_of(line)
+                if run is None:
+                    line.place = None
+                elif priority_of(ts := run[0][0]) != priority:
+                    self._place(line, priority_of(ts))
+                elif ask and self._is_held(ts, line):
+                    line.place = None
+                    line.held = True
+                    self.held.append(line)
+                else:
                     return run
-                held = self.held.setdefault(ts.prefix.name, [])
-                heapq.heappush(held, runs[0])
-            heapq.heappop(runs)
-            if self._latest.get(run.group) is run:
-                del self._latest[run.group]
+            heapq.heappop(tops)
         return None
 
     def _take_back(self) -> None:
-        """Take back runs of prefixes that need not be held back any more."""
-        for held in self.held.values():
-            while held:
-                ts = held[0][-1].head()
-                if ts and self._queue.is_held(ts):
-                    break
-                heapq.heappush(self.waiting, heapq.heappop(held))
-        self.held = {name: held for name, held in self.held.items() if held}
+        """Take back lines that need not be held back any more."""
+        if self._fresh:
+            self._settle()
+        held = []
+        for line in self.held:
+            run = self._first_of(line)
+            if run and self._is_held(run[0][0], line):
+                held.append(line)
+                continue
+            line.held = False
+            if run:
+                self._place(line, priority_of(run[0][0]))
+        self.held = held
 
     def choose(self, ws: WorkerState) -> Choice | None:
         """Return the task that a worker is to get next, if there is any for it.
@@ -456,11 +565,16 @@ class Lane:
         self._push(family)
         for cell in family.cells:
             if cell:
-                self._queue.note(cell[0])
+                self._note(family, cell[0])
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > 1 + ws.nthreads:
             self._let_go(mine.pop(0))
+
+    def _note(self, family: Family, ts: TaskState) -> None:
+        """Count a task of a family that was begun among those that are out."""
+        self._queue.note(ts, self.pool)
+        family.line.latest = max(family.line.latest, priority_of(ts))
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""
@@ -547,13 +661,13 @@ class Lane:
             ts = families[n].head()
             if ts is None:
                 self._forget(families.pop(n))
-            elif self._queue.is_held(ts):
+            elif self._is_held(ts, families[n].line):
                 n += 1
             else:
                 return families[n]
         if run := self._top():
             family = self._draw(run)
-            if not self._queue.is_held(family.cells[-1][0]):
+            if not self._is_held(family.cells[-1][0], family.line):
                 return family
             n += 1
         self._holds = bool(n or self.held)
@@ -616,6 +730,7 @@ class Lane:
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
         family = Family(cells, end, largest)
+        family.line = run.line
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family
@@ -627,8 +742,15 @@ class Lane:
 
     def runs(self) -> Iterator[_Run]:
         """Yield all runs, held back or not."""
-        for _, _, run in itertools.chain(self.waiting, *self.held.values()):
-            yield run
+        self._settle()
+        lines = itertools.chain(self.held, {line: None for _, _, line in self._tops})
+        for line in lines:
+            for _, _, run in line.runs:
+                yield run
+
+
+def _priority_of_cell(cell: Cell) -> tuple[float, ...]:
+    return priority_of(cell[0])
 
 
 def restrictions_of(ts: TaskState) -> Restrictions | None:

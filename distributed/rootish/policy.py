@@ -605,7 +605,7 @@ class Producers(RootishPolicy):
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
                 for ts in mine[: ws.nthreads]:
-                    queue.note(ts)
+                    queue.note(ts, queue.pool(ts))
                 late += mine[ws.nthreads :]
         return late
 

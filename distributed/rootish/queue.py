@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.rootish.lanes import _Run
     from distributed.scheduler import (
         Msgs,
         Recs,
@@ -129,7 +128,6 @@ class RootishQueue(MutableSet["TaskState"]):
         "_beside",
         "_cells",
         "_lanes",
-        "_outstanding",
         "_pinned",
         "_pools",
         "_records",
@@ -157,7 +155,6 @@ class RootishQueue(MutableSet["TaskState"]):
     #: Other restrictions -> the lane of tasks that have them
     _lanes: dict[Restrictions, Lane]
     _pools: dict[Restrictions | None, Pool]
-    _outstanding: dict[str, Outstanding]
     #: What was found of tasks since the last transition, of that number
     _asked: dict[TaskState, bool]
     _asked_at: int
@@ -183,7 +180,6 @@ class RootishQueue(MutableSet["TaskState"]):
         self._asked = {}
         self._asked_at = -1
         self.nlanes = 1
-        self._outstanding = {}
         self.slackened = False
 
     @classmethod
@@ -324,7 +320,6 @@ class RootishQueue(MutableSet["TaskState"]):
         choice = self._choose(idle)
         if (
             choice is None
-            and self._outstanding
             and len(idle) == len(state.running)
             and all(
                 len(ws.processing) == len(ws.long_running)
@@ -339,8 +334,13 @@ class RootishQueue(MutableSet["TaskState"]):
     def _count_again(self) -> None:
         """Forget what was found of outputs that wait to be consumed."""
         self._asked_at = -1
-        for outstanding in self._outstanding.values():
+        for _, outstanding in self._all_outstanding():
             outstanding.count_again()
+
+    def _all_outstanding(self) -> Iterator[tuple[Pool, Outstanding]]:
+        for pool in self._pools.values():
+            for outstanding in pool.outstanding.values():
+                yield pool, outstanding
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
         ws = min(idle, key=_load)
@@ -388,33 +388,46 @@ class RootishQueue(MutableSet["TaskState"]):
             self._records.append((ts.key, ws.address, reason))
         self.discard(ts)
 
-    def note(self, ts: TaskState) -> None:
+    def note(self, ts: TaskState, pool: Pool) -> None:
         """Count the output of a task among those that wait to be consumed.
 
         Parameters
         ----------
         ts
             A task that was sent to a worker, or is of a family that a worker has begun.
+        pool
+            The workers that may run it.
         """
         if self.waiting < math.inf and ts.dependents:
             name = ts.prefix.name
-            outstanding = self._outstanding.get(name)
+            outstanding = pool.outstanding.get(name)
             if outstanding is None:
-                outstanding = self._outstanding[name] = Outstanding()
+                outstanding = pool.outstanding[name] = Outstanding()
             outstanding.add(ts)
 
-    def is_held(self, ts: TaskState) -> bool:
+    def is_held(
+        self, ts: TaskState, pool: Pool, latest: tuple[float, ...] | None = None
+    ) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
         Parameters
         ----------
         ts
             A task that is queued.
+        pool
+            The workers that may run it.
+        latest
+            Priority of the last that was given out of what it is held back with, if
+            that is not all of its prefix.
         """
-        outstanding = self._outstanding.get(ts.prefix.name)
+        outstanding = pool.outstanding.get(ts.prefix.name)
         if outstanding is None or outstanding.has_room():
             return False
-        if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
+        if latest is None:
+            latest = outstanding.latest
+        if priority_of(ts) <= min(latest, outstanding.latest):
+            return False
+        if ts.who_wants or not ts.dependents:
             return False
         # It is asked several times until the next transition
         now = self.state.transition_counter
@@ -423,12 +436,12 @@ class RootishQueue(MutableSet["TaskState"]):
             self._asked.clear()
         held = self._asked.get(ts)
         if held is None:
-            held = self._asked[ts] = self._has_to_wait(ts, outstanding)
+            held = self._asked[ts] = self._has_to_wait(ts, pool, outstanding)
         return held
 
-    def _has_to_wait(self, ts: TaskState, outstanding: Outstanding) -> bool:
+    def _has_to_wait(self, ts: TaskState, pool: Pool, outstanding: Outstanding) -> bool:
         """Whether a task of a prefix that has no room is held back."""
-        limit = self.waiting * self.pool(ts).slots
+        limit = self.waiting * pool.look().slots
         output = loads_much(ts)
         if output and len(outstanding.tasks) >= limit:
             before, consumer = find_consumer(ts, output)
@@ -443,7 +456,8 @@ class RootishQueue(MutableSet["TaskState"]):
                 )
             ):
                 return outstanding.is_full(limit, output)
-        outstanding.skip(limit)
+        if outstanding.consumers is None:
+            outstanding.skip(limit)
         return False
 
     def slacken(self, now: float) -> bool:
@@ -462,13 +476,13 @@ class RootishQueue(MutableSet["TaskState"]):
         unknown = parse_timedelta(
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
-        slots = self.open.pool.look().slots
-        for outstanding in self._outstanding.values():
-            outstanding.slacken(now, slots, self.waiting, unknown)
-        self.slackened = any(found.slack for found in self._outstanding.values())
+        found = list(self._all_outstanding())
+        for pool, outstanding in found:
+            outstanding.slacken(now, pool.look().slots, self.waiting, unknown)
+        self.slackened = any(outstanding.slack for _, outstanding in found)
         # Consumers that were counted may have seceded
         self._count_again()
-        return bool(self._outstanding)
+        return bool(found)
 
     def let_go(self) -> None:
         """Give back the families of workers that are not running any more."""
@@ -531,12 +545,12 @@ class RootishQueue(MutableSet["TaskState"]):
                     left[tg] -= number
                     reasons[tg][reason] += number
 
-        holding = {
-            name: outstanding.latest
-            for name, outstanding in self._outstanding.items()
-            if outstanding.consumers is not None
-        }
         for lane in self.lanes():
+            holding = {
+                name: outstanding.latest
+                for name, outstanding in lane.pool.outstanding.items()
+                if outstanding.consumers is not None
+            }
             closed = self._is_closed(lane.pool.look())
             order = "restrictions" if closed else "order"
             for family in lane.families():
@@ -548,23 +562,16 @@ class RootishQueue(MutableSet["TaskState"]):
                 else:
                     reason = order if family.worker is None else "family"
                 count(reason, Counter(cell[0].group for cell in family.cells if cell))
-            for held in lane.held.values():
-                count("backpressure", _lengths(held))
-            if closed:
-                count(order, _lengths(lane.waiting))
+            for run in lane.runs():
+                if run.line.held:
+                    count("backpressure", {run.group: len(run)})
+                elif closed:
+                    count(order, {run.group: len(run)})
         # Most tasks are in none of these; they are not looked at
         for tg, queued in left.items():
             if queued:
                 reasons[tg]["order"] += queued
         return reasons
-
-
-def _lengths(runs: Iterable[tuple[Any, int, _Run]]) -> dict[TaskGroup, int]:
-    """Return how many cells groups have in a heap of runs."""
-    lengths: dict[TaskGroup, int] = {}
-    for _, _, run in runs:
-        lengths[run.group] = lengths.get(run.group, 0) + len(run)
-    return lengths
 
 
 def _may_wait(ts: TaskState, holding: Mapping[str, tuple[float, ...]]) -> bool:

@@ -179,6 +179,10 @@ class Paper(SchedulerState):
         """Give tasks to a worker as long as there are any for it."""
         return list(iter(lambda: self.give(worker), None))
 
+    def is_held(self, ts: TaskState) -> bool:
+        """Whether a task that is queued waits for consumers."""
+        return self.queue.is_held(ts, self.queue.pool(ts))
+
     def send(self, ts: TaskState, ws: WorkerState | None = None) -> TaskState:
         """Let a task run."""
         ws = ws or self.all[0]

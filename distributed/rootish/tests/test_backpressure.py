@@ -24,7 +24,9 @@ from distributed.rootish.backpressure import (
     would_wait,
 )
 from distributed.rootish.families import FAMILY_OUTPUT, LOOKED_AT
+from distributed.rootish.lanes import Pool
 from distributed.rootish.policy import HANDLE_BYTES
+from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
@@ -51,13 +53,20 @@ REST = int(FAMILY_OUTPUT) - 1
 # -- On paper ------------------------------------------------------------------------
 
 
-def fold(s: Paper, number: int = 40, nbytes: int | None = CHUNK_NBYTES) -> Any:
+def fold(
+    s: Paper,
+    number: int = 40,
+    nbytes: int | None = CHUNK_NBYTES,
+    graph: int = 0,
+    begin: int = 0,
+) -> Any:
     """Make loads that are consumed one after the other; the first consumer runs."""
-    model = s.send(s.add("init", 0, nbytes=1))
-    loads = [s.add("load", 2 * n + 1, nbytes=nbytes) for n in range(number)]
+    model = s.send(s.add("init", begin, graph=graph, nbytes=1))
+    numbers = range(begin + 1, begin + 2 * number, 2)
+    loads = [s.add("load", n, graph=graph, nbytes=nbytes) for n in numbers]
     fits = []
-    for n, ts in enumerate(loads):
-        model = s.add("fit", 2 * n + 2, model, ts, nbytes=1)
+    for n, ts in zip(numbers, loads):
+        model = s.add("fit", n + 1, model, ts, graph=graph, nbytes=1)
         fits.append(model)
     return loads, fits
 
@@ -72,7 +81,7 @@ def test_bound(waiting: float) -> None:
     bound = math.ceil(waiting * 4)
     assert bound <= len(given) <= bound + REST
     assert given == loads[: len(given)]
-    assert s.queue.is_held(loads[-1])
+    assert s.is_held(loads[-1])
     for ts in given:
         s.finish(ts, nbytes=CHUNK_NBYTES)
     assert s.give(0) is s.give(1) is None
@@ -99,7 +108,7 @@ def test_turned_off() -> None:
     loads, _ = fold(s)
     s.enqueue(*loads)
     assert s.give_all(0) == loads
-    assert not s.queue.is_held(loads[-1])
+    assert not s.is_held(loads[-1])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +199,7 @@ def test_why_a_family_waits(kind: str) -> None:
     s.enqueue(*loads)
     choice = s.offer(0)
     assert choice
-    outstanding = s.queue._outstanding["load"] = Outstanding()
+    outstanding = s.queue.open.pool.outstanding["load"] = Outstanding()
     outstanding.consumers = fits[0].group if kind != "not full" else None
     if kind == "result":
         choice.task.dependents.clear()
@@ -202,6 +211,56 @@ def test_why_a_family_waits(kind: str) -> None:
     assert held < len(loads)
     why = Counter(backpressure=held, order=len(loads) - held)
     assert s.queue.why_waiting() == {loads[0].group: +why}
+
+
+def test_each_pool_of_workers_has_its_own_bound() -> None:
+    """What was loaded on one worker says nothing of those for another."""
+    s = Paper(4)
+    given = []
+    for n, ws in enumerate(s.all):
+        loads, _ = fold(s, graph=n)
+        for ts in loads:
+            ts.worker_restrictions = {ws.address}
+        s.enqueue(*loads)
+        given.append(len(s.give_all(n)))
+        assert s.is_held(loads[-1])
+    assert given == [given[0]] * 4
+
+
+def test_chains_of_consumers_go_on_side_by_side() -> None:
+    """What the second of two folds wants is not held up by loads of the first."""
+    s = Paper(2)
+    first, _ = fold(s)
+    second, _ = fold(s, begin=100)
+    s.finish(s.tasks["init", 0, 100], nbytes=1)
+    s.enqueue(*first, *second)
+    given = s.give_all(0)
+    assert given.index(second[0]) <= 2 * 4 + REST
+    # Nor does that let loose what is left of the first
+    assert first[-1] not in given
+    assert second[-1] not in given
+
+
+def test_what_is_held_back_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first of a prefix is looked at, however its tasks became ready."""
+    s = Paper(2)
+    loads, _ = fold(s, 400)
+    for n, ts in enumerate(loads):
+        # One of a group, as it is with many files
+        ts.group = s.add(f"load-{n:032x}", 1000 + n, nbytes=CHUNK_NBYTES).group
+    s.enqueue(*loads[::-1])
+    s.give_all(0)
+    assert s.is_held(loads[-1])
+    asked = []
+
+    def ask(queue: RootishQueue, ts: TaskState, pool: Pool, latest: Any) -> bool:
+        asked.append(ts)
+        return is_held(queue, ts, pool, latest)
+
+    is_held = RootishQueue.is_held
+    monkeypatch.setattr(RootishQueue, "is_held", ask)
+    assert s.give(1) is None
+    assert 0 < len(asked) < 10
 
 
 def test_data_that_must_be_held_is_not_held_back() -> None:
@@ -233,9 +292,9 @@ def test_gaps_are_filled() -> None:
     loads, _ = fold(s)
     s.enqueue(*loads[1:])
     s.give_all(0)
-    assert s.queue.is_held(loads[-1])
+    assert s.is_held(loads[-1])
     s.enqueue(loads[0])
-    assert not s.queue.is_held(loads[0])
+    assert not s.is_held(loads[0])
     assert s.give(1) is loads[0]
 
 

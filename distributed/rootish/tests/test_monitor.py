@@ -417,7 +417,7 @@ async def test_waiting_for_consumers(
     assert held > 20
     assert waiting.get("family", 0) == queued - held
     assert f"{held} tasks wait for consumers of what is loaded" in text
-    assert sum(map(s.queued.is_held, s.queued)) == held
+    assert sum(s.queued.is_held(ts, s.queued.pool(ts)) for ts in s.queued) == held
     await event.set()
     assert await future == 40 * MIB
 
@@ -434,7 +434,7 @@ def test_what_is_begun_waits_for_its_worker() -> None:
     assert s.give(1)
     s.give_all(0)
     why = s.queue.why_waiting()
-    held = sum(map(s.queue.is_held, s.queue))
+    held = sum(map(s.is_held, s.queue))
     begun = len(s.queue) - held
     assert begun > 0
     assert why == {loads[0].group: {"backpressure": held, "family": begun}}

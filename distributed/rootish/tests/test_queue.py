@@ -347,7 +347,7 @@ def test_cancelled_task_is_let_go_at_once(where: str) -> None:
     s.enqueue(*loads)
     if where == "held":
         assert len(s.give_all(0)) < len(loads)
-        assert s.queue.is_held(victim)
+        assert s.is_held(victim)
     elif where in ("family", "begun"):
         victim = loads[1]
         assert s.offer(0)
