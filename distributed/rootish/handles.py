@@ -20,13 +20,14 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.rootish.lanes import beside
 from distributed.rootish.policy import BESIDE, SMALL_PART
 
 if TYPE_CHECKING:
     # Circular dependencies
     from dask.typing import Key
 
-    from distributed.rootish.lanes import Lane
+    from distributed.rootish.lanes import Lane, Restrictions
     from distributed.scheduler import (
         Recs,
         SchedulerState,
@@ -90,7 +91,7 @@ class Handles:
         return set.intersection(*(set(dts.who_has or ()) for dts in bound))
 
     def home(
-        self, ts: TaskState, waiting: Mapping[str, Lane]
+        self, ts: TaskState, waiting: Mapping[Restrictions, Lane]
     ) -> tuple[WorkerState, float] | None:
         """Return the worker beside which a root-ish task waits.
 
@@ -99,7 +100,7 @@ class Handles:
         ts
             The task. All its inputs are in memory.
         waiting
-            Address of a worker -> the lane of what waits beside it already.
+            What restricts tasks -> the lane of those that wait already.
 
         Returns
         -------
@@ -116,10 +117,10 @@ class Handles:
         best = None
         total = longest = 0.0
         nworkers = len(self._state.workers)
-        beside = ts.group.rootish_facts.verdict is BESIDE
+        large = ts.group.rootish_facts.verdict is BESIDE
         for dts in ts.dependencies:
             seconds = _time_to_make(dts)
-            if beside:
+            if large:
                 seconds += dts.get_nbytes() / self._state.bandwidth
             if seconds and dts.who_has:
                 users = max(len(dts.dependents), nworkers)
@@ -127,7 +128,7 @@ class Handles:
                 if seconds > longest:
                     best, longest = dts, seconds
         if best is None or not (
-            beside or total > SMALL_PART * self._duration(ts.prefix)
+            large or total > SMALL_PART * self._duration(ts.prefix)
         ):
             return None
         assert best.who_has
@@ -136,7 +137,7 @@ class Handles:
             return None
 
         def load(ws: WorkerState) -> tuple[float, str]:
-            lane = waiting.get(ws.address)
+            lane = waiting.get(beside(ws))
             tasks = len(ws.processing) + (lane.count if lane else 0)
             return tasks / ws.nthreads, ws.address
 

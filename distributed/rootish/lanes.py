@@ -92,13 +92,6 @@ class Restrictions(NamedTuple):
     loose: bool = False
     beside: bool = False
 
-    @property
-    def only(self) -> str | None:
-        """Address of the worker, if there is only one."""
-        if len(self.workers) > 1 or self.hosts or self.resources or self.loose:
-            return None
-        return next(iter(self.workers))
-
 
 class Pool:
     """The workers that may run tasks of the same restrictions.
@@ -125,9 +118,7 @@ class Pool:
     """
 
     __slots__ = (
-        "_known",
         "_like",
-        "_seen",
         "_state",
         "nthreads",
         "outstanding",
@@ -141,8 +132,6 @@ class Pool:
     nthreads: float
     slots: int
     outstanding: dict[str, Outstanding]
-    #: All workers that were running when it was looked at last
-    _known: set[WorkerState]
 
     def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
@@ -154,32 +143,20 @@ class Pool:
             resource_restrictions=dict(restrictions.resources),
             loose_restrictions=restrictions.loose,
         )
-        self._seen: Any = None
-        self.workers = set()
         self.outstanding = {}
         self.look()
 
-    def look(self) -> Pool:
-        """Look at the workers if they may have changed; return the pool.
-
-        That costs nothing where there are as many as before. One that took the place of
-        another is seen when none of those that are known is left, or when it asks for a
-        task.
-        """
+    def look(self) -> None:
+        """Look at the workers, which have changed."""
         state = self._state
-        seen: tuple[int, ...] = len(state.running), state.total_nthreads
-        if self._like:
-            seen = *seen, len(state.workers), *map(len, state.resources.values())
-        if seen == self._seen and not self.workers.isdisjoint(state.running):
-            return self
-        self._seen = seen
-        self._known = set(state.running)
         valid = None
         if wanted := self._like:
             valid = state.valid_workers(wanted)
             if not valid and wanted.loose_restrictions:
                 valid = None
-        self.workers = state.running if valid is None else valid
+        if valid is None:
+            valid = set(state.running) if wanted else state.running
+        self.workers = valid
         threads = [self._threads(ws) for ws in self.workers]
         self.nthreads = sum(threads)
         saturation = state.WORKER_SATURATION
@@ -188,7 +165,6 @@ class Pool:
             if math.isinf(saturation)
             else sum(max(math.ceil(saturation * n), 1) for n in threads)
         )
-        return self
 
     def _threads(self, ws: WorkerState) -> float:
         """Return how many of the tasks a worker can run at once."""
@@ -200,12 +176,7 @@ class Pool:
         return threads
 
     def has_room(self, ws: WorkerState) -> bool:
-        """Whether a worker that is running has resources left for a task."""
-        if ws not in self._known:
-            self._seen = None
-            self.look()
-        if ws not in self.workers:
-            return False
+        """Whether a worker of the pool has resources left for a task."""
         saturation = self._state.WORKER_SATURATION
         return all(
             ws.used_resources.get(name, 0) < saturation * ws.resources.get(name, 0)
@@ -751,6 +722,11 @@ class Lane:
 
 def _priority_of_cell(cell: Cell) -> tuple[float, ...]:
     return priority_of(cell[0])
+
+
+def beside(ws: WorkerState) -> Restrictions:
+    """Return what restricts tasks that wait beside a handle on a worker."""
+    return Restrictions(frozenset({ws.address}), beside=True)
 
 
 def restrictions_of(ts: TaskState) -> Restrictions | None:

@@ -57,6 +57,7 @@ from distributed.rootish.lanes import (
     Lane,
     Pool,
     Restrictions,
+    beside,
     restrictions_of,
 )
 
@@ -113,8 +114,8 @@ class RootishQueue(MutableSet["TaskState"]):
         Knows which inputs are better left where they are.
     open
         The lane of tasks without restrictions.
-    nlanes
-        Number of lanes, with that one.
+    restricted
+        What restricts tasks -> the lane of those.
     waiting
         Outputs of a prefix that may wait to be consumed, for each slot
         (``distributed.scheduler.rootish-waiting``).
@@ -125,16 +126,15 @@ class RootishQueue(MutableSet["TaskState"]):
     __slots__ = (
         "_asked",
         "_asked_at",
-        "_beside",
         "_cells",
-        "_lanes",
-        "_pinned",
+        "_lanes_of",
         "_pools",
         "_records",
+        "_seen",
         "chosen",
         "handles",
-        "nlanes",
         "open",
+        "restricted",
         "slackened",
         "state",
         "waiting",
@@ -143,17 +143,15 @@ class RootishQueue(MutableSet["TaskState"]):
     state: SchedulerState
     chosen: dict[str, int]
     handles: Handles
-    nlanes: int
     open: Lane
+    restricted: dict[Restrictions, Lane]
     waiting: float
     slackened: bool
     _cells: dict[TaskState, tuple[Cell, Lane]]
-    #: Address of a worker -> the lane of tasks that no other worker may run
-    _pinned: dict[str, Lane]
-    #: Address of a worker -> the lane of tasks that belong beside a handle it has
-    _beside: dict[str, Lane]
-    #: Other restrictions -> the lane of tasks that have them
-    _lanes: dict[Restrictions, Lane]
+    #: Worker -> the lanes of restricted tasks that it may run
+    _lanes_of: dict[WorkerState, list[Lane]]
+    #: What the workers were like when they were looked at last
+    _seen: tuple[int, ...]
     _pools: dict[Restrictions | None, Pool]
     #: What was found of tasks since the last transition, of that number
     _asked: dict[TaskState, bool]
@@ -174,12 +172,11 @@ class RootishQueue(MutableSet["TaskState"]):
     def _clear(self) -> None:
         self._pools = {None: Pool(self.state)}
         self.open = Lane(self, self._pools[None])
-        self._lanes = {}
-        self._pinned = {}
-        self._beside = {}
+        self.restricted = {}
+        self._lanes_of = {}
+        self._seen = ()
         self._asked = {}
         self._asked_at = -1
-        self.nlanes = 1
         self.slackened = False
 
     @classmethod
@@ -212,15 +209,13 @@ class RootishQueue(MutableSet["TaskState"]):
             return
         lane = self.open
         restrictions = restrictions_of(value)
-        home = self.handles.home(value, self._beside)
+        home = self.handles.home(value, self.restricted)
         if home:
-            restrictions = Restrictions(frozenset({home[0].address}), beside=True)
+            restrictions = beside(home[0])
         if restrictions is not None:
-            lanes, name = self._place_of(restrictions)
-            found = lanes.get(name)
+            found = self.restricted.get(restrictions)
             if found is None:
-                found = lanes[name] = Lane(self, self._pool(restrictions))
-                self.nlanes += 1
+                found = self._open_lane(restrictions)
             lane = found
             if home:
                 lane.beside = home[1], value.prefix
@@ -238,10 +233,23 @@ class RootishQueue(MutableSet["TaskState"]):
             if not self._cells:
                 self._clear()
             elif not lane.count and lane is not self.open:
-                assert lane.pool.restrictions
-                lanes, name = self._place_of(lane.pool.restrictions)
-                del lanes[name]
-                self.nlanes -= 1
+                self._close_lane(lane)
+
+    def _open_lane(self, restrictions: Restrictions) -> Lane:
+        pool = self._pool(restrictions)
+        lane = self.restricted[restrictions] = Lane(self, pool)
+        for ws in pool.workers:
+            self._lanes_of.setdefault(ws, []).append(lane)
+        return lane
+
+    def _close_lane(self, lane: Lane) -> None:
+        assert lane.pool.restrictions
+        del self.restricted[lane.pool.restrictions]
+        for ws in lane.pool.workers:
+            lanes = self._lanes_of[ws]
+            lanes.remove(lane)
+            if not lanes:
+                del self._lanes_of[ws]
 
     def refuse(
         self, key: Key, worker: str, stimulus_id: str, failure: Mapping[str, Any]
@@ -254,14 +262,6 @@ class RootishQueue(MutableSet["TaskState"]):
                 self.discard(ts)
                 self.add(ts)
         return recs
-
-    def _place_of(self, restrictions: Restrictions) -> tuple[dict[Any, Lane], Any]:
-        """Return where the lane of some restrictions is, and under which name."""
-        if restrictions.beside:
-            return self._beside, restrictions.only
-        if restrictions.only is not None:
-            return self._pinned, restrictions.only
-        return self._lanes, restrictions
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -297,7 +297,28 @@ class RootishQueue(MutableSet["TaskState"]):
         ts
             A task, queued or not.
         """
-        return self._pool(restrictions_of(ts)).look()
+        self._look()
+        return self._pool(restrictions_of(ts))
+
+    def _look(self) -> None:
+        """Look at the workers if they may have changed.
+
+        That costs little where there are as many as before. One cannot take the place
+        of another, since whenever a worker leaves, :meth:`let_go` is called.
+        """
+        state = self.state
+        seen = (
+            *(len(state.running), state.total_nthreads, len(state.workers)),
+            *map(len, state.resources.values()),
+        )
+        if seen != self._seen:
+            self._seen = seen
+            for pool in self._pools.values():
+                pool.look()
+            self._lanes_of = {}
+            for lane in self.restricted.values():
+                for ws in lane.pool.workers:
+                    self._lanes_of.setdefault(ws, []).append(lane)
 
     def _pool(self, restrictions: Restrictions | None) -> Pool:
         pool = self._pools.get(restrictions)
@@ -317,6 +338,7 @@ class RootishQueue(MutableSet["TaskState"]):
         idle = state.idle_task_count
         if not (idle and self._cells):
             return None
+        self._look()
         choice = self._choose(idle)
         if (
             choice is None
@@ -343,35 +365,26 @@ class RootishQueue(MutableSet["TaskState"]):
                 yield pool, outstanding
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
-        ws = min(idle, key=_load)
-        if self.nlanes == 1:
-            return self.open.choose(ws)
-        if choice := self._choose_for(ws):
-            return choice
-        for other in sorted(idle, key=_load):
-            if other is not ws and (choice := self._choose_for(other)):
-                return choice
-        return None
-
-    def _choose_for(self, ws: WorkerState) -> Choice | None:
-        """Return the most urgent of what the lanes have for a worker."""
-        choices = []
-        if self.open.count and (choice := self.open.choose(ws)):
-            choices.append(choice)
-        for lanes in (self._pinned, self._beside):
-            if (mine := lanes.get(ws.address)) and (choice := mine.choose(ws)):
+        if not self.restricted:
+            return self.open.choose(min(idle, key=_load))
+        asked = idle if self.open.count else idle & self._lanes_of.keys()
+        for ws in sorted(asked, key=_load):
+            choices = []
+            if self.open.count and (choice := self.open.choose(ws)):
                 choices.append(choice)
-        for lane in self._lanes.values():
-            if lane.pool.look().has_room(ws) and (choice := lane.choose(ws)):
-                choices.append(choice)
-        if not choices:
-            for lane in self._beside.values():
-                assert lane.beside
+            for lane in self._lanes_of.get(ws, ()):
+                if lane.pool.has_room(ws) and (choice := lane.choose(ws)):
+                    choices.append(choice)
+            if choices:
+                return min(choices, key=lambda choice: priority_of(choice.task))
+        for lane in self.restricted.values():
+            if lane.beside:
                 patience = self.handles.patience(*lane.beside)
+                ws = min(idle, key=_load)
                 enough = lane.count > patience * lane.pool.nthreads
                 if enough and (choice := lane.choose(ws)):
                     return choice
-        return min(choices, key=lambda choice: priority_of(choice.task), default=None)
+        return None
 
     def take(self, choice: Choice) -> None:
         """Remove a task that was chosen.
@@ -441,7 +454,7 @@ class RootishQueue(MutableSet["TaskState"]):
 
     def _has_to_wait(self, ts: TaskState, pool: Pool, outstanding: Outstanding) -> bool:
         """Whether a task of a prefix that has no room is held back."""
-        limit = self.waiting * pool.look().slots
+        limit = self.waiting * pool.slots
         output = loads_much(ts)
         if output and len(outstanding.tasks) >= limit:
             before, consumer = find_consumer(ts, output)
@@ -476,9 +489,10 @@ class RootishQueue(MutableSet["TaskState"]):
         unknown = parse_timedelta(
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
+        self._look()
         found = list(self._all_outstanding())
         for pool, outstanding in found:
-            outstanding.slacken(now, pool.look().slots, self.waiting, unknown)
+            outstanding.slacken(now, pool.slots, self.waiting, unknown)
         self.slackened = any(outstanding.slack for _, outstanding in found)
         # Consumers that were counted may have seceded
         self._count_again()
@@ -486,29 +500,27 @@ class RootishQueue(MutableSet["TaskState"]):
 
     def let_go(self) -> None:
         """Give back the families of workers that are not running any more."""
+        self._seen = ()
         for lane in self.lanes():
             lane.let_go()
 
     def stranded(self) -> list[TaskState]:
         """Return the tasks that no worker may run any more."""
-        closed = {lane for lane in self._restricted() if not lane.pool.look().workers}
+        self._look()
+        lanes = self.restricted.values()
+        closed = {lane for lane in lanes if not lane.pool.workers}
         if not closed:
             return []
         return [ts for ts, (_, lane) in self._cells.items() if lane in closed]
 
-    def _restricted(self) -> Iterator[Lane]:
-        return itertools.chain(
-            self._pinned.values(), self._beside.values(), self._lanes.values()
-        )
-
     def lanes(self) -> Iterator[Lane]:
         """Yield the lane of tasks without restrictions, and those of the others."""
         yield self.open
-        yield from self._restricted()
+        yield from self.restricted.values()
 
     def _is_closed(self, pool: Pool) -> bool:
         """Whether tasks would find a thread sooner if they were not restricted."""
-        if pool.nthreads >= self.open.pool.look().nthreads:
+        if pool.nthreads >= self.open.pool.nthreads:
             return False
         return not any(map(pool.has_room, pool.workers & self.state.idle_task_count))
 
@@ -532,6 +544,7 @@ class RootishQueue(MutableSet["TaskState"]):
         free last; as long as none is, that is all that there is to know, and nothing is
         decided otherwise because somebody looks.
         """
+        self._look()
         left = {
             tg: queued
             for tg in self.state.task_groups.values()
@@ -551,7 +564,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 for name, outstanding in lane.pool.outstanding.items()
                 if outstanding.consumers is not None
             }
-            closed = self._is_closed(lane.pool.look())
+            closed = self._is_closed(lane.pool)
             order = "restrictions" if closed else "order"
             for family in lane.families():
                 ts = family.head()
@@ -642,7 +655,7 @@ def give_out(
                 all_msgs.setdefault(address, []).extend(more)
         if recs:
             state._transitions_any(recs, client_msgs, worker_msgs, stimulus_id)
-    if queue.nlanes > 1 or state.rootish_policy.unsure:
+    if queue.restricted or state.rootish_policy.unsure:
         back = [*queue.stranded(), *state.rootish_policy.overdue()]
         if back:
             recs = {ts.key: "waiting" for ts in back}

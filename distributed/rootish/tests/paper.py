@@ -106,13 +106,17 @@ class Paper(SchedulerState):
     def leave(self, number: int) -> None:
         """Let a worker leave."""
         ws = self.workers.pop(f"tcp://10.0.0.{number}:1")
-        self.running.discard(ws)
         self.idle_task_count.discard(ws)
         del self.host_info[ws.host]
         for supplied in self.resources.values():
             supplied.pop(ws.address, None)
         self.total_nthreads -= 1
-        self.queued.let_go()
+        self.pause(ws)
+
+    def pause(self, ws: WorkerState) -> None:
+        """Let a worker take no more tasks."""
+        self.running.discard(ws)
+        self.queue.let_go()
 
     def add(
         self,

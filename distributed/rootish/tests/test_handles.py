@@ -10,6 +10,7 @@ from dask import delayed
 
 from distributed import Event, wait
 from distributed.rootish.handles import place_beside
+from distributed.rootish.lanes import beside
 from distributed.rootish.policy import SMALL_PART
 from distributed.rootish.queue import thieves
 from distributed.rootish.tests.paper import Paper
@@ -102,9 +103,9 @@ def test_copies_share_the_reads() -> None:
     assert handle.who_has
     handle.who_has.add(s.all[2])
     s.enqueue(*tasks)
-    lanes = s.queue._beside
+    lanes = s.queue.restricted
     assert {name: lane.count for name, lane in lanes.items()} == {
-        ws.address: 5 for ws in (s.all[0], s.all[2])
+        beside(ws): 5 for ws in (s.all[0], s.all[2])
     }
 
 
@@ -196,7 +197,7 @@ def test_what_failed_with_it_is_not_bound() -> None:
         s.queue.refuse(dts.key, s.all[1].address, "fetch", FAILURE)
     assert s.queue.handles.bound == {("lock", "threading.Lock")}
     # What is queued already waits beside the lock from now on
-    assert [*s.queue._beside] == [s.all[0].address]
+    assert [*s.queue.restricted] == [beside(s.all[0])]
     assert s.give(1) is None
     assert s.give(0) is queued
     # Nor is it stolen from where the lock is
