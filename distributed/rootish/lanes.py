@@ -388,10 +388,10 @@ class Lane:
         else:
             self._chains = True
         run.line = line
-        runs = run.line.runs
-        heapq.heappush(runs, (priority_of(ts), next(self._counter), run))
-        if runs[0][-1] is run and not run.line.held:
-            self._place(run.line, priority_of(ts))
+        priority = priority_of(ts)
+        heapq.heappush(line.runs, (priority, next(self._counter), run))
+        if not line.held and (line.place is None or priority < line.place):
+            self._place(line, priority)
         return run
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
@@ -409,7 +409,7 @@ class Lane:
                 heapq.heappop(runs)
                 if self._latest.get(run.group) is run:
                     del self._latest[run.group]
-            elif ts.priority == priority:
+            elif ts.priority == priority or len(runs) == 1:
                 return run
             else:
                 heapq.heapreplace(runs, (ts.priority, number, run))
@@ -437,7 +437,7 @@ class Lane:
                 run = self._first_of(line)
                 if run is None:
                     line.place = None
-                elif priority_of(ts := run[0][0]) != priority:
+                elif priority_of(ts := run[0][0]) != priority and len(tops) > 1:
                     self._place(line, priority_of(ts))
                 elif ask and self._is_held(ts, line):
                     line.place = None

@@ -141,8 +141,11 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
     float or None
         None as long as no task has finished.
     """
-    finished = min(sum(tasks._types.values()), tasks._size)
-    return tasks.nbytes_total / finished if finished else None
+    finished = sum(tasks._types.values())
+    if not finished:
+        return None
+    size = tasks._size
+    return tasks.nbytes_total / (finished if finished < size else size)
 
 
 def expected_output(ts: TaskState) -> float | None:

@@ -307,10 +307,9 @@ class RootishQueue(MutableSet["TaskState"]):
         of another, since whenever a worker leaves, :meth:`let_go` is called.
         """
         state = self.state
-        seen = (
-            *(len(state.running), state.total_nthreads, len(state.workers)),
-            *map(len, state.resources.values()),
-        )
+        seen: tuple[int, ...] = len(state.running), state.total_nthreads
+        if len(self._pools) > 1:
+            seen += len(state.workers), *map(len, state.resources.values())
         if seen != self._seen:
             self._seen = seen
             for pool in self._pools.values():

@@ -229,13 +229,18 @@ class Paper(SchedulerState):
         return ts.key
 
     def pairs(
-        self, number: int, graph: int = 0, nbytes: int | None = 1
+        self,
+        number: int,
+        graph: int = 0,
+        nbytes: int | None = 1,
+        names: tuple[str, str] = ("load", "load"),
     ) -> list[TaskState]:
         """Return loads of which each two are combined."""
         loads = []
         for n in range(number):
             two = [
-                self.add("load", 3 * n + i, graph=graph, nbytes=nbytes) for i in (0, 1)
+                self.add(name, 3 * n + i, graph=graph, nbytes=nbytes)
+                for i, name in enumerate(names)
             ]
             self.add("combine", 3 * n + 2, *two, graph=graph)
             loads += two
