@@ -173,6 +173,7 @@ class Cluster(Simulation):
         self._listen_to_verdicts()
         #: Workers that let messages wait
         self.deaf: set[SimulatedWorker] = set()
+        self.heard_late: set[str] = set()
         #: Whether scattered data were lost
         self.lost_data = False
         self.clients = [f"client-{n}" for n in range(NCLIENTS)]
@@ -388,6 +389,7 @@ class Cluster(Simulation):
         if worker := self.worker(n):
             self.did("hears late")
             self.deaf ^= {worker}
+            self.heard_late.add(worker.address)
 
     def do_lose(self, n: int, data: int) -> None:
         """Let a worker give up a result that others have, too."""
@@ -713,8 +715,13 @@ class Cluster(Simulation):
                 else:
                     self.counts["results: right"] += 1
         for ts in s.tasks.values():
-            for ws in ts.who_has or ():
+            holders = ts.who_has or ()
+            for ws in holders:
                 value = self.workers[ws.address].data.get(ts.key)
+                late = ws.address in self.heard_late
+                if late and value is None and len(holders) > 1:
+                    # It told of a copy that it was to free by then
+                    raise Known
                 if value != self.values[ts.key]:
                     raise Fault(f"{ts.key!r} on {ws.address} is {value}")
 
