@@ -489,17 +489,21 @@ class Producers(RootishPolicy):
 
     def verdict(self, ts: TaskState) -> Verdict:
         state = self.state
+        restricted = (
+            ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions
+        )
+        # A P2P shuffle, which spreads its tasks itself, or there is no queue
+        at_once = not ts._queueable or math.isinf(state.WORKER_SATURATION)
+        if ts.actor or (restricted and at_once):
+            return PLACED
+        if at_once:
+            # All that this decides is which of the release's two ways finds a worker
+            return COUNTED if state._is_rootish_marked(ts) else NOT_COUNTED
         nthreads: float = state.total_nthreads
-        if ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions:
+        if restricted:
             nthreads = self._threads_to_wait_for(ts)
             if not nthreads:
                 return PLACED
-        if ts.actor:
-            return PLACED
-        if not ts._queueable or math.isinf(state.WORKER_SATURATION):
-            # A P2P shuffle, which spreads its tasks itself, or there is no queue: all
-            # that the answer decides is which of the release's two ways finds a worker
-            return COUNTED if state._is_rootish_marked(ts) else NOT_COUNTED
         run_spec = ts.run_spec
         is_marked = run_spec is not None and run_spec.data_producer
         # A queued task stays where it is when the cluster grows
@@ -567,11 +571,8 @@ class Producers(RootishPolicy):
         it. Otherwise it goes to where it is bound, and is called back if tasks like it
         turn out to bring in data (:meth:`overdue`). Small outputs are never waited for.
         """
-        state = self.state
-        queue: Any = state.queued
-        if not self.co_assigns or not hasattr(queue, "pool"):
-            return 0
-        if math.isinf(state.WORKER_SATURATION) or ts.actor or not ts._queueable:
+        queue: Any = self.state.queued
+        if not hasattr(queue, "pool"):
             return 0
         output = expected_output(ts)
         if output is None:
@@ -580,8 +581,8 @@ class Producers(RootishPolicy):
                 return 0
         elif output <= HANDLE_BYTES:
             return 0
-        pool = queue.pool(ts)
-        return pool.nthreads if pool.workers else 0
+        nthreads: float = queue.pool(ts).nthreads
+        return nthreads
 
     def overdue(self) -> list[TaskState]:
         """Return tasks that were sent to a worker and are to be called back.

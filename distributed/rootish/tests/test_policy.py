@@ -1251,6 +1251,18 @@ async def test_policy_of_setting(c: Any, s: Any, a: Any, b: Any, policy: str) ->
     assert s.validate
 
 
+@policy_cluster(config=RAISED)
+async def test_settings_raised_beyond_what_is_asked(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """What the defaults take in already is decided by bytes as before."""
+    big = [delayed(bytes)(4 * MIB, dask_key_name=("big", i)) for i in range(3)]
+    cuts = [delayed(cut)(chunk, i, 16) for chunk in big for i in range(16)]
+    seen = await watch(s, "cut")
+    assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
+    assert not seen.queued
+
+
 # -- Handles that cannot be pickled --------------------------------------------------
 
 

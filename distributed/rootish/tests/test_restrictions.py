@@ -355,6 +355,30 @@ async def test_small_outputs_go_at_once(
     await wait(sizes)
 
 
+def test_who_is_called_back() -> None:
+    """What does not run yet: neither others, nor what has seceded."""
+    s = Paper(1)
+    loads = [s.send(s.add("load", n)) for n in range(5)]
+    s.send(s.add("other", 9))
+    s.all[0].long_running.add(loads[3])
+    policy = s.rootish_policy
+    policy.unsure[loads[0].group] = None
+    assert not policy.overdue()
+    s.finish(loads[0], nbytes=CHUNK_NBYTES)
+    assert policy.overdue() == [loads[2], loads[4]]
+    assert not policy.unsure
+
+
+def test_nothing_is_kept_of_restricted_tasks_that_are_gone() -> None:
+    """Although it was never known what they make."""
+    s = Paper(1)
+    tg = s.add("load", 0).group
+    s.rootish_policy.unsure[tg] = None
+    del s.task_groups[tg.name]
+    assert not s.rootish_policy.overdue()
+    assert not s.rootish_policy.unsure
+
+
 @pytest.mark.parametrize("large", [True, False])
 @policy_cluster(POOL, far=False)
 async def test_called_back(c: Any, s: Any, a: Any, b: Any, large: bool) -> None:
