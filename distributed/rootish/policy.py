@@ -477,15 +477,13 @@ class Producers(RootishPolicy):
 
     __slots__ = ("_raised",)
 
-    #: Whether the user raised the settings that bound the count of dependencies
+    #: Whether the user raised the setting that bounds the count of dependencies
     _raised: bool
 
     def __init__(self, state: SchedulerState):
         super().__init__(state)
-        self._raised = (
-            max(state.rootish_tg_threshold, state.rootish_tg_dependencies_threshold)
-            > DEFAULT_COUNT
-        )
+        # The other makes no difference alone, since each group has a task
+        self._raised = state.rootish_tg_dependencies_threshold > DEFAULT_COUNT
 
     def verdict(self, ts: TaskState) -> Verdict:
         state = self.state

@@ -96,6 +96,7 @@ class Paper(SchedulerState):
             local_directory="",
             nanny=None,
             server_id=address,
+            scheduler=self,
         )
         self.running.add(ws)
         self.idle_task_count.add(ws)

@@ -35,6 +35,7 @@ from distributed.rootish.policy import (
     PRODUCER,
     SMALL_PART,
     GroupFacts,
+    Heuristic,
     Verdict,
     expected_output,
     larger_than_cluster,
@@ -1251,6 +1252,16 @@ async def test_policy_of_setting(c: Any, s: Any, a: Any, b: Any, policy: str) ->
     assert s.validate
 
 
+@pytest.mark.parametrize("mark", [True, False])
+def test_inputs_are_still_to_come(mark: bool) -> None:
+    """Their sizes are not known, and a mark is all that there is to go by."""
+    s = Paper(1)
+    handle = s.add("open", 0)
+    reads = [s.add("read", 1 + n, handle) for n in range(8)]
+    reads[0].run_spec = Task(reads[0].key, load, _data_producer=mark)
+    assert s.rootish_policy.verdict(reads[0]) is (PRODUCER if mark else CONSUMER)
+
+
 @policy_cluster(config=RAISED)
 async def test_settings_raised_beyond_what_is_asked(
     c: Any, s: Any, a: Any, b: Any
@@ -1261,6 +1272,77 @@ async def test_settings_raised_beyond_what_is_asked(
     seen = await watch(s, "cut")
     assert await c.compute(total([delayed(consume)(x) for x in cuts])) == 48
     assert not seen.queued
+
+
+# -- Where a task runs that is not held back ------------------------------------------
+
+
+def test_placed_beside_its_input() -> None:
+    """On the one worker that has it, unless that takes no tasks."""
+    s = Paper(3)
+    first, second, _ = s.all
+    chunk = s.send(s.add("load", 0), first)
+    s.finish(chunk, nbytes=CHUNK_NBYTES)
+    ts = s.add("use", 1, chunk)
+    assert s.rootish_policy.place(ts) is first
+    s.pause(first)
+    assert s.rootish_policy.place(ts) is None
+    chunk.who_has = {first, second}
+    assert s.rootish_policy.place(ts) is second
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_placed_where_it_starts_first(inputs: int) -> None:
+    """Of workers that have its inputs, on the least busy."""
+    s = Paper(3)
+    first, second, _ = s.all
+    chunks = [s.send(s.add("load", n), first) for n in range(inputs)]
+    s.finish(*chunks, nbytes=CHUNK_NBYTES)
+    for chunk in chunks:
+        chunk.who_has = {first, second}
+    ts = s.add("use", 9, *chunks)
+    for busy, other in ((first, second), (second, first)):
+        running = s.add("other", 10)
+        busy.add_to_processing(running)
+        assert s.rootish_policy.place(ts) is other
+        busy.remove_from_processing(running)
+
+
+def test_placed_beside_the_data_rather_than_the_handle() -> None:
+    """However large the handle, if many use it."""
+    s = Paper(2)
+    first, second = s.all
+    handle = s.send(s.add("open", 0), first)
+    chunk = s.send(s.add("load", 1), second)
+    s.finish(handle, nbytes=2 * CHUNK_NBYTES)
+    s.finish(chunk, nbytes=CHUNK_NBYTES)
+    uses = [s.add("use", 2 + n, handle, *[chunk][n:]) for n in range(8)]
+    assert s.rootish_policy.place(uses[0]) is second
+    # What nobody holds says nothing
+    chunk.who_has = None
+    assert s.rootish_policy.place(uses[0]) is first
+
+
+@pytest.mark.parametrize("kind", ["actor", "worker", "host", "resource", None])
+def test_the_base_places_what_is_restricted(kind: str | None) -> None:
+    """Nor is it held back where the policy does not say so."""
+    s = Paper(2)
+    chunk = s.send(s.add("load", 0))
+    s.finish(chunk, nbytes=CHUNK_NBYTES)
+    ts = s.add("use", 1, chunk)
+    loads = [s.add("lone", 2 + n) for n in range(9)]
+    for each in (ts, loads[0]):
+        if kind == "actor":
+            each.actor = True
+        elif kind:
+            asked_for = {"nobody": 1.0} if kind == "resource" else {"nobody"}
+            setattr(each, f"{kind}_restrictions", asked_for)
+    assert s.rootish_policy.place(ts) is (None if kind else s.all[0])
+    assert s.rootish_policy.verdict(loads[0]) is (PLACED if kind else PRODUCER)
+    # Which actors are for the heuristic is not asked
+    if kind != "actor":
+        verdict = Heuristic(s).verdict(loads[0])
+        assert verdict is (PLACED if kind else COUNTED)
 
 
 # -- Handles that cannot be pickled --------------------------------------------------
