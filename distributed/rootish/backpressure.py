@@ -287,16 +287,23 @@ def find_consumer(
     return ts if held else None, None
 
 
-def is_chained(before: TaskState, ts: TaskState) -> bool:
+def is_chained(before: TaskState, ts: TaskState) -> bool | None:
     """Whether the consumer of a task waits for that of the task before, as in a fold.
 
     Parameters
     ----------
     before, ts
         Two tasks.
+
+    Returns
+    -------
+    bool or None
+        None if they have the same consumer.
     """
-    consumer = _merger(ts)
-    return consumer is not None and _merger(before) in consumer.dependencies
+    consumer, other = _merger(ts), _merger(before)
+    if consumer is None:
+        return False
+    return None if consumer is other else other in consumer.dependencies
 
 
 def _merger(ts: TaskState) -> TaskState | None:

@@ -13,7 +13,7 @@ import bisect
 import heapq
 import itertools
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from distributed.rootish.backpressure import Outstanding, is_chained
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
+    LOOKED_AT,
     Cell,
     Family,
     end_of_family,
@@ -114,12 +115,15 @@ class Pool:
     slots
         Root-ish tasks that they hold at once.
     outstanding
-        Name of a prefix -> those of its tasks that they have loaded for, or will.
+        Name of a prefix, or a chain -> those of its tasks that are out.
+    chains
+        Name of a prefix -> how many chains its tasks are for.
     """
 
     __slots__ = (
         "_like",
         "_state",
+        "chains",
         "nthreads",
         "outstanding",
         "restrictions",
@@ -131,7 +135,8 @@ class Pool:
     workers: set[WorkerState]
     nthreads: float
     slots: int
-    outstanding: dict[str, Outstanding]
+    chains: Counter[str]
+    outstanding: dict[Any, Outstanding]
 
     def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
@@ -143,6 +148,7 @@ class Pool:
             resource_restrictions=dict(restrictions.resources),
             loose_restrictions=restrictions.loose,
         )
+        self.chains = Counter()
         self.outstanding = {}
         self.look()
 
@@ -191,8 +197,9 @@ class _Run(deque[Cell]):
     group: TaskGroup
     #: What it is held back with
     line: _Line
-    #: Whether the consumers of its tasks wait for each other
-    chained: bool
+    #: Whether the consumers of its tasks wait for each other; None as long as it has
+    #: but one consumer
+    chained: bool | None
 
     def head(self) -> TaskState | None:
         """Return the first task that is still queued."""
@@ -208,21 +215,25 @@ class _Line:
 
     Those of one prefix are. Where consumers wait for each other, as in a fold, each
     such chain has a line of its own, so that several go on side by side.
+
+    Parameters
+    ----------
+    chain
+        Name of the prefix and number of the chain, None if it is none.
     """
 
-    __slots__ = ("held", "latest", "place", "runs")
+    __slots__ = ("chain", "held", "place", "runs")
 
+    chain: tuple[str, int] | None
     held: bool
-    #: Priority of the last that was given out
-    latest: tuple[float, ...]
     #: Priority by which it waits for its turn, None if it does not
     place: Any
     #: By the priority of the first task, or what that was once
     runs: list[tuple[Any, int, _Run]]
 
-    def __init__(self) -> None:
+    def __init__(self, chain: tuple[str, int] | None = None) -> None:
+        self.chain = chain
         self.held = False
-        self.latest = ()
         self.place = None
         self.runs = []
 
@@ -253,7 +264,6 @@ class Lane:
     """
 
     __slots__ = (
-        "_chains",
         "_combined",
         "_counter",
         "_end",
@@ -284,8 +294,6 @@ class Lane:
     _fresh: list[Cell]
     #: The run of each group that was begun last
     _latest: dict[TaskGroup, _Run]
-    #: Whether there are chains, which go on side by side
-    _chains: bool
     #: Name of a prefix -> the line of what is in no chain
     _lines: dict[str, _Line]
     #: A heap of lines that are not held back, by their places and what these were once
@@ -319,7 +327,6 @@ class Lane:
         self._spans = []
         self._end = ()
         self._combined = False
-        self._chains = False
         self._holds = False
         self._unfinished = []
         self._nbegun = 0
@@ -354,14 +361,17 @@ class Lane:
             if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
                 self._latest[ts.group] = self._begin_run(ts, cell)
                 continue
-            # The first of a chain has no consumer to wait for
-            few = len(run) < 3
-            chained = (run.chained or few) and is_chained(run[-1][0], ts)
-            if run.chained and not chained:
-                # What comes next may be wanted before the rest of the chain is
-                self._latest[ts.group] = self._begin_run(ts, cell, _Line())
-                continue
-            run.chained = chained
+            if run.chained is not False:
+                link = is_chained(run[-1][0], ts)
+                if link is False:
+                    if run.chained:
+                        self._latest[ts.group] = self._begin_run(ts, cell)
+                        continue
+                    run.chained = False
+                elif link and run.chained is None:
+                    run = self._begin_chain(run)
+                elif len(run) >= LOOKED_AT and run.chained is None:
+                    run.chained = False
             run.append(cell)
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
@@ -377,22 +387,41 @@ class Lane:
                 return True
         return False
 
-    def _begin_run(self, ts: TaskState, cell: Cell, line: _Line | None = None) -> _Run:
-        run = _Run([cell])
-        run.group = ts.group
-        run.chained = False
+    def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
+        line = self._lines.get(ts.prefix.name)
         if line is None:
-            line = self._lines.get(ts.prefix.name)
-            if line is None:
-                line = self._lines[ts.prefix.name] = _Line()
-        else:
-            self._chains = True
+            line = self._lines[ts.prefix.name] = _Line()
+        run = _Run([cell])
+        run.chained = None
+        self._put(run, ts, line)
+        return run
+
+    def _put(self, run: _Run, ts: TaskState, line: _Line) -> None:
+        """Put a run, of which ``ts`` is the first, into a line."""
+        run.group = ts.group
         run.line = line
         priority = priority_of(ts)
         heapq.heappush(line.runs, (priority, next(self._counter), run))
         if not line.held and (line.place is None or priority < line.place):
             self._place(line, priority)
-        return run
+
+    def _begin_chain(self, run: _Run) -> _Run:
+        """Give a line of its own to a run of tasks whose consumers form a chain."""
+        name = run[-1][0].prefix.name
+        self.pool.chains[name] += 1
+        chain = _Run(cell for cell in run if cell)
+        chain.chained = True
+        self._put(chain, chain[0][0], _Line((name, next(self._counter))))
+        self._latest[run.group] = chain
+        run.clear()
+        return chain
+
+    def _end_chain(self, line: _Line) -> None:
+        """Let others have the share of a chain of which no task is left."""
+        if line.chain:
+            self.pool.chains[line.chain[0]] -= 1
+            self.pool.outstanding.pop(line.chain, None)
+            line.chain = None
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""
@@ -413,11 +442,11 @@ class Lane:
                 return run
             else:
                 heapq.heapreplace(runs, (ts.priority, number, run))
+        self._end_chain(line)
         return None
 
     def _is_held(self, ts: TaskState, line: _Line) -> bool:
-        latest = line.latest if self._chains else None
-        return self._queue.is_held(ts, self.pool, latest)
+        return self._queue.is_held(ts, self.pool, line.chain)
 
     def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
@@ -544,8 +573,7 @@ class Lane:
 
     def _note(self, family: Family, ts: TaskState) -> None:
         """Count a task of a family that was begun among those that are out."""
-        self._queue.note(ts, self.pool)
-        family.line.latest = max(family.line.latest, priority_of(ts))
+        self._queue.note(ts, self.pool, family.line.chain)
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""

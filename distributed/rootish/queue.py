@@ -400,7 +400,7 @@ class RootishQueue(MutableSet["TaskState"]):
             self._records.append((ts.key, ws.address, reason))
         self.discard(ts)
 
-    def note(self, ts: TaskState, pool: Pool) -> None:
+    def note(self, ts: TaskState, pool: Pool, chain: Any = None) -> None:
         """Count the output of a task among those that wait to be consumed.
 
         Parameters
@@ -409,17 +409,17 @@ class RootishQueue(MutableSet["TaskState"]):
             A task that was sent to a worker, or is of a family that a worker has begun.
         pool
             The workers that may run it.
+        chain
+            The chain of consumers that it is for, if there is one.
         """
         if self.waiting < math.inf and ts.dependents:
-            name = ts.prefix.name
+            name = chain or ts.prefix.name
             outstanding = pool.outstanding.get(name)
             if outstanding is None:
                 outstanding = pool.outstanding[name] = Outstanding()
             outstanding.add(ts)
 
-    def is_held(
-        self, ts: TaskState, pool: Pool, latest: tuple[float, ...] | None = None
-    ) -> bool:
+    def is_held(self, ts: TaskState, pool: Pool, chain: Any = None) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
         Parameters
@@ -428,18 +428,13 @@ class RootishQueue(MutableSet["TaskState"]):
             A task that is queued.
         pool
             The workers that may run it.
-        latest
-            Priority of the last that was given out of what it is held back with, if
-            that is not all of its prefix.
+        chain
+            The chain of consumers that it is for, if there is one.
         """
-        outstanding = pool.outstanding.get(ts.prefix.name)
+        outstanding = pool.outstanding.get(chain or ts.prefix.name)
         if outstanding is None or outstanding.has_room():
             return False
-        if latest is None:
-            latest = outstanding.latest
-        if priority_of(ts) <= min(latest, outstanding.latest):
-            return False
-        if ts.who_wants or not ts.dependents:
+        if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
             return False
         # It is asked several times until the next transition
         now = self.state.transition_counter
@@ -454,6 +449,9 @@ class RootishQueue(MutableSet["TaskState"]):
     def _has_to_wait(self, ts: TaskState, pool: Pool, outstanding: Outstanding) -> bool:
         """Whether a task of a prefix that has no room is held back."""
         limit = self.waiting * pool.slots
+        if chains := pool.chains[ts.prefix.name]:
+            # One is consumed, another is loaded
+            limit = max(limit / chains, 2)
         output = loads_much(ts)
         if output and len(outstanding.tasks) >= limit:
             before, consumer = find_consumer(ts, output)
@@ -569,7 +567,8 @@ class RootishQueue(MutableSet["TaskState"]):
                 ts = family.head()
                 if ts is None:
                     continue
-                if ts.prefix.name in holding and _may_wait(ts, holding):
+                latest = holding.get(family.line.chain or ts.prefix.name)
+                if latest is not None and _may_wait(ts, latest):
                     reason = "backpressure"
                 else:
                     reason = order if family.worker is None else "family"
@@ -586,11 +585,9 @@ class RootishQueue(MutableSet["TaskState"]):
         return reasons
 
 
-def _may_wait(ts: TaskState, holding: Mapping[str, tuple[float, ...]]) -> bool:
+def _may_wait(ts: TaskState, latest: tuple[float, ...]) -> bool:
     """Whether a task is held back if its prefix is: neither a result nor a gap."""
-    return bool(
-        ts.dependents and not ts.who_wants and priority_of(ts) > holding[ts.prefix.name]
-    )
+    return bool(ts.dependents and not ts.who_wants and priority_of(ts) > latest)
 
 
 def admit(state: SchedulerState, ts: TaskState) -> bool | None:

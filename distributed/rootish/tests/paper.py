@@ -32,6 +32,12 @@ SETTINGS = {
 }
 
 
+def is_held(queue: RootishQueue, ts: TaskState) -> bool:
+    """Whether a task that is queued waits for consumers, in whatever chain."""
+    pool = queue.pool(ts)
+    return any(queue.is_held(ts, pool, chain) for chain in pool.outstanding)
+
+
 class Paper(SchedulerState):
     """Workers with one thread each, and tasks that do what they are told.
 
@@ -186,7 +192,7 @@ class Paper(SchedulerState):
 
     def is_held(self, ts: TaskState) -> bool:
         """Whether a task that is queued waits for consumers."""
-        return self.queue.is_held(ts, self.queue.pool(ts))
+        return is_held(self.queue, ts)
 
     def send(self, ts: TaskState, ws: WorkerState | None = None) -> TaskState:
         """Let a task run."""

@@ -199,7 +199,9 @@ def test_why_a_family_waits(kind: str) -> None:
     s.enqueue(*loads)
     choice = s.offer(0)
     assert choice
-    outstanding = s.queue.open.pool.outstanding["load"] = Outstanding()
+    chain = choice.family.line.chain
+    assert chain
+    outstanding = s.queue.open.pool.outstanding[chain] = Outstanding()
     outstanding.consumers = fits[0].group if kind != "not full" else None
     if kind == "result":
         choice.task.dependents.clear()

@@ -36,7 +36,7 @@ from distributed.rootish.policy import (
 )
 from distributed.rootish.queue import WAITS, RootishQueue
 from distributed.rootish.tables import ADVICE
-from distributed.rootish.tests.paper import Paper
+from distributed.rootish.tests.paper import Paper, is_held
 from distributed.rootish.tests.utils import MIB, policy_cluster, slots
 from distributed.scheduler import TaskState
 from distributed.utils_test import (
@@ -417,7 +417,7 @@ async def test_waiting_for_consumers(
     assert held > 20
     assert waiting.get("family", 0) == queued - held
     assert f"{held} tasks wait for consumers of what is loaded" in text
-    assert sum(s.queued.is_held(ts, s.queued.pool(ts)) for ts in s.queued) == held
+    assert sum(is_held(s.queued, ts) for ts in s.queued) == held
     await event.set()
     assert await future == 40 * MIB
 
