@@ -2,8 +2,9 @@
 
 The order of the queue bounds memory where consumers keep pace. Where they are few, or
 come one after the other, or belong to a small pool of workers, what is loaded waits for
-them. A prefix may have so many outputs that wait, for each slot; beyond that, its next
-task is held back as long as
+them. Loads of one kind may have so many outputs that wait, for each slot: tasks of one
+prefix that the same workers may run, and those for each chain of consumers, such as a
+fold, by themselves. Beyond that, the next task of the kind is held back as long as
 
 - so many of its outputs have a consumer that is running, or will be when others have
   ended that are no loads: whatever it still waits for is running, or waits for nothing
@@ -14,13 +15,15 @@ task is held back as long as
 
 No computation can stop for that. As long as a task is held back, a task that is no load
 of its kind is running, and a consumer waits for that, and for gaps that are filled
-meanwhile. When it has ended, either the consumer runs and frees an output, or another
-task is running that it waits for, and so on: there is an end of these. Outputs that
-have to be held anyway, since their consumer waits for what is not even given out, do
-not count: anomalies, persisted data and rechunks are not slowed down. Only a task that
-runs and does not end before one does that is held back, because it waits for an event
-which that would set, could stop it; therefore holding back slackens when no consumer
-has finished for as long as a slot usually needs for what may wait for it.
+meanwhile. (Gaps may be of another kind. But for the kind whose last task out is the
+most urgent, they are gaps of the other kind as well, and not held back.) When it has
+ended, either the consumer runs and frees an output, or another task is running that it
+waits for, and so on: there is an end of these. Outputs that have to be held anyway,
+since their consumer waits for what is not even given out, do not count: anomalies,
+persisted data and rechunks are not slowed down. Only a task that runs and does not end
+before one does that is held back, because it waits for an event which that would set,
+could stop it; therefore holding back slackens when no consumer has finished for as long
+as a slot usually needs for what may wait for it.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Outstanding:
-    """Tasks of one prefix whose outputs are in memory, or will be.
+    """Loads of one kind whose outputs are in memory, or will be.
 
     They have left the queue, or are of a family that a worker has begun.
 
