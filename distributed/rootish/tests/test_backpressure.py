@@ -229,18 +229,82 @@ def test_each_pool_of_workers_has_its_own_bound() -> None:
     assert given == [given[0]] * 4
 
 
-def test_chains_of_consumers_go_on_side_by_side() -> None:
-    """What the second of two folds wants is not held up by loads of the first."""
+@pytest.mark.parametrize("chains", [1, 2, 8])
+def test_chains_of_consumers_go_on_side_by_side(chains: int) -> None:
+    """Each fold has an equal share of the bound, and two loads at least."""
     s = Paper(2)
-    first, _ = fold(s)
-    second, _ = fold(s, begin=100)
-    s.finish(s.tasks["init", 0, 100], nbytes=1)
-    s.enqueue(*first, *second)
+    folds = [fold(s, begin=100 * n)[0] for n in range(chains)]
+    s.enqueue(*(ts for loads in folds for ts in loads))
     given = s.give_all(0)
-    assert given.index(second[0]) <= 2 * 4 + REST
-    # Nor does that let loose what is left of the first
-    assert first[-1] not in given
-    assert second[-1] not in given
+    share = max(2 * 4 / chains, 2)
+    for loads in folds:
+        mine = [ts for ts in given if ts in loads]
+        assert share <= len(mine) <= share + REST
+        assert mine == loads[: len(mine)]
+    assert sum(s.queue.open.pool.chains.values()) == chains
+
+
+def test_end_of_a_chain() -> None:
+    """What is left of others has its share, and nothing is kept of it."""
+    s = Paper(2)
+    folds = [fold(s, begin=100 * n)[0] for n in range(2)]
+    s.enqueue(*(ts for loads in folds for ts in loads))
+    before = s.give_all(0)
+    for ts in folds[0]:
+        if ts in s.queue:
+            s.forget(ts)
+    more = s.give_all(0)
+    assert set(more) < set(folds[1])
+    assert len(set(before) & set(folds[1])) < 2 * 4 <= len(set(before + more)) - 4
+    pool = s.queue.open.pool
+    assert pool.chains == {"load": 1}
+    assert [key for key in pool.outstanding if key != "load"] == [
+        line.chain for line in s.queue.open.held
+    ]
+
+
+def test_what_comes_after_a_chain() -> None:
+    """Other loads of the group are not for it: they are not held back with it."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    others = [s.add("load", 100 + n) for n in range(8)]
+    for n, ts in enumerate(others):
+        s.add("use", 200 + n, ts, nbytes=1)
+    s.enqueue(*loads, *others)
+    given = s.give_all(0)
+    assert loads[-1] not in given
+    assert set(others) < set(given)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chained"),
+    [
+        ("fold", True),
+        ("fold of two", True),
+        ("fold of what is cleaned", True),
+        ("tree", False),
+        ("each", False),
+        ("one", False),
+        ("window", False),
+    ],
+)
+def test_what_is_a_chain(shape: str, chained: bool) -> None:
+    """Consumers of which each needs what the one before has made."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(96)]
+    cleaned = loads
+    if shape == "fold of what is cleaned":
+        cleaned = [s.add("clean", 100 + n, ts) for n, ts in enumerate(loads)]
+    width = {"fold of two": 2, "tree": 4, "one": 96}.get(shape, 1)
+    last: list[TaskState] = []
+    for n in range(0, len(loads), width):
+        inputs = cleaned[n : n + (3 if shape == "window" else width)]
+        consumer = s.add("use", 200 + n, *inputs, *last)
+        if shape.startswith("fold"):
+            last = [consumer]
+    s.enqueue(*loads)
+    assert s.offer(0)
+    assert s.queue.open.pool.chains == ({"load": 1} if chained else {})
 
 
 def test_what_is_held_back_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:

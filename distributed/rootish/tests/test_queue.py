@@ -21,7 +21,8 @@ from distributed.collections import HeapSet
 from distributed.core import Status
 from distributed.exceptions import Reschedule
 from distributed.rootish import POLICIES
-from distributed.rootish.families import FAMILY_OUTPUT
+from distributed.rootish.families import FAMILY_OUTPUT, Family
+from distributed.rootish.lanes import Choice, Lane
 from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -33,7 +34,7 @@ from distributed.rootish.tests.utils import (
     slots,
     tree,
 )
-from distributed.scheduler import WorkerState
+from distributed.scheduler import TaskState, WorkerState
 from distributed.stealing import WorkStealing
 from distributed.utils_test import async_poll_for, gen_test
 
@@ -182,6 +183,53 @@ def test_family_that_is_left_behind() -> None:
     taken = [s.give(0) for _ in range(40)]
     assert taken[:4] == loads[2:6]
     assert loads[1] in taken
+
+
+@pytest.mark.parametrize("nworkers", [4, 64])
+def test_families_are_not_gone_through(
+    nworkers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To find one that is left behind does not cost more with more workers."""
+    s = Paper(nworkers)
+    s.enqueue(*s.pairs(20 * nworkers))
+    for n in range(nworkers):
+        # All families but the last of each are done, and kept
+        for _ in range(5):
+            assert s.give(n)
+    looked_at = []
+
+    def look(family: Family) -> TaskState | None:
+        looked_at.append(family)
+        return head(family)
+
+    head = Family.head
+    monkeypatch.setattr(Family, "head", look)
+    for _ in range(4):
+        s.give(0)
+    assert 0 < len(looked_at) < 60
+
+
+@pytest.mark.parametrize("nworkers", [4, 64])
+def test_lanes_are_not_gone_through(
+    nworkers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is asked for what it may run."""
+    s = Paper(nworkers)
+    loads = [s.add("load", n) for n in range(2 * nworkers)]
+    for n, ts in enumerate(loads):
+        ts.worker_restrictions = {s.all[n % nworkers].address}
+    s.enqueue(*loads)
+    asked = []
+
+    def choose(lane: Lane, ws: WorkerState) -> Choice | None:
+        asked.append(lane)
+        return choose_of(lane, ws)
+
+    choose_of = Lane.choose
+    monkeypatch.setattr(Lane, "choose", choose)
+    s.idle_task_count = set(s.all)
+    assert s.queue.choose()
+    assert len(asked) == 1
 
 
 @settings(deadline=None)
