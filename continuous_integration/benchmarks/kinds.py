@@ -75,6 +75,13 @@ def fold_two(client: Client, folder: Path, prepared: None) -> Any:
     return dask.compute(_fold(0.0, range(60)), _fold(1.0, range(60, 120)))
 
 
+@workload("folds")
+def folds(client: Client, folder: Path, prepared: None) -> Any:
+    """Fit eight models to 20 loads each, side by side, as to validate them."""
+    models = [_fold(float(n), range(20 * n, 20 * (n + 1))) for n in range(8)]
+    return dask.compute(*models)
+
+
 # Handles, and weights that are broadcast
 
 
@@ -157,6 +164,23 @@ def pool_loads(client: Client, folder: Path, prepared: None) -> Any:
     results = client.map(infer, loads, resources={"GPU": 1})
     del loads
     return client.gather(client.submit(sum, results))
+
+
+def add_parts(parts: list[np.ndarray]) -> float:
+    """Add up some parts of the data."""
+    return float(sum(part[0, 0, 0] for part in parts))
+
+
+@workload("bound-loads")
+def bound_loads(client: Client, folder: Path, prepared: None) -> Any:
+    """Load each part on the worker that has its file, eight of them combined."""
+    workers = list(client.nthreads())
+    parts = []
+    for number in range(160):
+        with dask.annotate(workers=[workers[number % len(workers)]]):
+            parts.append(delayed(load_part, pure=False)(number))
+    sums = [delayed(add_parts)(parts[n : n + 8]) for n in range(0, 160, 8)]
+    return delayed(sum)(sums).compute(optimize_graph=False)
 
 
 def load_block(block_info: Any = None) -> np.ndarray:
