@@ -188,9 +188,7 @@ class Outstanding:
         step = SMALL_PART * limit
         if waiting < limit or consumer is None:
             self.consumers = None
-            # Where nothing waits that anything frees, as for anomalies, less often
-            more = max(limit - waiting, step) if waiting else 2 * limit
-            self._room = self._added + math.ceil(more)
+            self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
         some = itertools.islice(consumer.dependencies, LOOKED_AT)
         group = users[consumer][0].group

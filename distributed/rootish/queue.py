@@ -449,9 +449,9 @@ class RootishQueue(MutableSet["TaskState"]):
     def _has_to_wait(self, ts: TaskState, pool: Pool, outstanding: Outstanding) -> bool:
         """Whether a task of a prefix that has no room is held back."""
         limit = self.waiting * pool.slots
-        if chains := pool.chains[ts.prefix.name]:
-            # One is consumed, another is loaded
-            limit = max(limit / chains, 2)
+        if (chains := pool.chains[ts.prefix.name]) > 1:
+            # One output is consumed while the next is loaded
+            limit = max(limit / (2 * chains), 2)
         output = loads_much(ts)
         if output and len(outstanding.tasks) >= limit:
             before, consumer = find_consumer(ts, output)
