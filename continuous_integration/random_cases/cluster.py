@@ -869,8 +869,9 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
             raise
         counts["ended by a known fault of the base"] += 1
     except KeyError as error:
-        # What was to be tried again is forgotten, since scattered data are lost
-        if _last_function(error) != "stimulus_retry" or not clusters[0].lost_data:
+        # What was to be tried again is forgotten, as scattered data are lost or released
+        scatters = any(step[0] == "scatter" for step in case.steps)
+        if _last_function(error) != "stimulus_retry" or not scatters:
             raise
         counts["ended by a known fault of the base"] += 1
     finally:
