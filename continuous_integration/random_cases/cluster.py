@@ -869,7 +869,7 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
             raise
         counts["ended by a known fault of the base"] += 1
     except KeyError as error:
-        # What was to be tried again is forgotten, as scattered data are lost or released
+        # What was to be tried again is forgotten, as its scattered data are
         scatters = any(step[0] == "scatter" for step in case.steps)
         if _last_function(error) != "stimulus_retry" or not scatters:
             raise
