@@ -237,6 +237,10 @@ class _Line:
         self.place = None
         self.runs = []
 
+    def chain_of(self, ts: TaskState) -> tuple[str, int] | None:
+        """Return the chain if a task, which may have joined a family, is for it."""
+        return self.chain if self.chain and self.chain[0] == ts.prefix.name else None
+
 
 class Lane:
     """Tasks that are open to the same workers, and the families that they make.
@@ -380,7 +384,12 @@ class Lane:
         priority = priority_of(ts)
         n = bisect.bisect(spans, priority, key=priority_of)
         for family in spans[max(n - 2, 0) : n][::-1]:
-            if priority <= family.end and family.adopt(ts, cell):
+            if priority > family.end:
+                continue
+            # What was begun is not held back any more
+            if family.worker is not None and self._is_held(ts, family.line):
+                continue
+            if family.adopt(ts, cell):
                 if family.worker is not None:
                     self._note(family, ts)
                     self._push(family)
@@ -446,7 +455,7 @@ class Lane:
         return None
 
     def _is_held(self, ts: TaskState, line: _Line) -> bool:
-        return self._queue.is_held(ts, self.pool, line.chain)
+        return self._queue.is_held(ts, self.pool, line.chain_of(ts))
 
     def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
@@ -573,7 +582,7 @@ class Lane:
 
     def _note(self, family: Family, ts: TaskState) -> None:
         """Count a task of a family that was begun among those that are out."""
-        self._queue.note(ts, self.pool, family.line.chain)
+        self._queue.note(ts, self.pool, family.line.chain_of(ts))
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""

@@ -23,7 +23,7 @@ from distributed.rootish.backpressure import (
     loads_much,
     would_wait,
 )
-from distributed.rootish.families import FAMILY_OUTPUT, LOOKED_AT
+from distributed.rootish.families import FAMILY_OUTPUT, LOOKED_AT, priority_of
 from distributed.rootish.lanes import Pool
 from distributed.rootish.policy import HANDLE_BYTES
 from distributed.rootish.queue import RootishQueue
@@ -242,6 +242,27 @@ def test_chains_of_consumers_go_on_side_by_side(chains: int) -> None:
         assert share <= len(mine) <= share + REST
         assert mine == loads[: len(mine)]
     assert sum(s.queue.open.pool.chains.values()) == chains
+
+
+def test_loads_through_handles_of_their_own() -> None:
+    """They do not join the families of these beyond the bound."""
+    s = Paper(2)
+    model = s.send(s.add("init", 0, nbytes=1))
+    handles, loads = [], []
+    for n in range(1, 120, 3):
+        handles.append(s.add("open", n, nbytes=100))
+        loads.append(s.add("load", n + 1, handles[-1], nbytes=CHUNK_NBYTES))
+        model = s.add("fit", n + 2, model, loads[-1], nbytes=1)
+    s.enqueue(*handles)
+    given = []
+    while (ts := s.give(0)) is not None:
+        if ts in handles:
+            s.finish(ts, nbytes=100)
+            s.enqueue(loads[handles.index(ts)])
+        else:
+            given.append(ts)
+    assert 2 * 4 <= len(given) <= 2 * 4 + REST
+    assert sorted(given, key=priority_of) == loads[: len(given)]
 
 
 def test_end_of_a_chain() -> None:
