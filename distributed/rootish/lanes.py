@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: Why a worker got a task: see :mod:`distributed.rootish.queue`.
 REASONS = ("own", "first", "help")
 
+#: Name of a prefix, and number of a chain of consumers that its tasks are for
+Chain = tuple[str, int]
+
 
 class Choice(NamedTuple):
     """A task that is to leave the queue, and for whom.
@@ -136,7 +139,7 @@ class Pool:
     nthreads: float
     slots: int
     chains: Counter[str]
-    outstanding: dict[Any, Outstanding]
+    outstanding: dict[str | Chain, Outstanding]
 
     def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
@@ -219,25 +222,25 @@ class _Line:
     Parameters
     ----------
     chain
-        Name of the prefix and number of the chain, None if it is none.
+        What the tasks are for; None if they are for no chain.
     """
 
     __slots__ = ("chain", "held", "place", "runs")
 
-    chain: tuple[str, int] | None
+    chain: Chain | None
     held: bool
     #: Priority by which it waits for its turn, None if it does not
     place: Any
     #: By the priority of the first task, or what that was once
     runs: list[tuple[Any, int, _Run]]
 
-    def __init__(self, chain: tuple[str, int] | None = None) -> None:
+    def __init__(self, chain: Chain | None = None) -> None:
         self.chain = chain
         self.held = False
         self.place = None
         self.runs = []
 
-    def chain_of(self, ts: TaskState) -> tuple[str, int] | None:
+    def chain_of(self, ts: TaskState) -> Chain | None:
         """Return the chain if a task, which may have joined a family, is for it."""
         return self.chain if self.chain and self.chain[0] == ts.prefix.name else None
 

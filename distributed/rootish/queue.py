@@ -53,6 +53,7 @@ from distributed.rootish.families import Cell, priority_of
 from distributed.rootish.handles import Handles, bound_to
 from distributed.rootish.lanes import (
     REASONS,
+    Chain,
     Choice,
     Lane,
     Pool,
@@ -400,7 +401,7 @@ class RootishQueue(MutableSet["TaskState"]):
             self._records.append((ts.key, ws.address, reason))
         self.discard(ts)
 
-    def note(self, ts: TaskState, pool: Pool, chain: Any = None) -> None:
+    def note(self, ts: TaskState, pool: Pool, chain: Chain | None = None) -> None:
         """Count the output of a task among those that wait to be consumed.
 
         Parameters
@@ -419,7 +420,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 outstanding = pool.outstanding[name] = Outstanding()
             outstanding.add(ts)
 
-    def is_held(self, ts: TaskState, pool: Pool, chain: Any = None) -> bool:
+    def is_held(self, ts: TaskState, pool: Pool, chain: Chain | None = None) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
         Parameters
@@ -567,7 +568,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 ts = family.head()
                 if ts is None:
                     continue
-                latest = holding.get(family.line.chain or ts.prefix.name)
+                latest = holding.get(family.line.chain_of(ts) or ts.prefix.name)
                 if latest is not None and _may_wait(ts, latest):
                     reason = "backpressure"
                 else:
