@@ -861,6 +861,9 @@ def play(case: Case, counts: Counter[str] | None = None) -> Counter[str]:
     except AssertionError as error:
         # It is asked for a task that depends on one in error, or cancels one twice
         known = ["_transition_released_waiting", "stimulus_cancel"]
+        if not case.allowed_failures:
+            # What has died with its worker is in memory again
+            known.append("_transition_memory_erred")
         tasks = clusters[0].scheduler.tasks.values()
         if any(ts.state == "erred" for ts in tasks):
             # A task that others wait for is left behind
