@@ -229,14 +229,15 @@ def test_each_pool_of_workers_has_its_own_bound() -> None:
     assert given == [given[0]] * 4
 
 
-@pytest.mark.parametrize("chains", [1, 2, 8])
-def test_chains_of_consumers_go_on_side_by_side(chains: int) -> None:
+@pytest.mark.parametrize(("chains", "waiting"), [(1, 2), (2, 8), (8, 2)])
+def test_chains_of_consumers_go_on_side_by_side(chains: int, waiting: int) -> None:
     """Several have equal shares of half the bound, and two loads at least."""
-    s = Paper(4)
+    s = Paper(4, waiting=waiting)
     folds = [fold(s, begin=100 * n)[0] for n in range(chains)]
     s.enqueue(*(ts for loads in folds for ts in loads))
     given = s.give_all(0)
-    share = max(2 * 8 / (2 * chains), 2) if chains > 1 else 2 * 8
+    bound = waiting * 8
+    share = max(bound / (2 * chains), 2) if chains > 1 else bound
     for loads in folds:
         mine = [ts for ts in given if ts in loads]
         assert share <= len(mine) <= share + REST
