@@ -61,6 +61,8 @@ class Family:
         The tasks, the next one last.
     late
         Bytes that the tasks which became ready late make until they are combined.
+    line
+        What its first task was held back with; see :mod:`distributed.rootish.lanes`.
     priority
         Of the task that was the first.
     number
@@ -70,7 +72,14 @@ class Family:
     """
 
     __slots__ = (
-        *("cells", "end", "largest", "late", "line", "number", "priority", "worker"),
+        "cells",
+        "end",
+        "largest",
+        "late",
+        "line",
+        "number",
+        "priority",
+        "worker",
     )
 
     cells: list[Cell]

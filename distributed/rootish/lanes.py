@@ -468,8 +468,6 @@ class Lane:
         ask
             Whether to set aside lines of which the next task is held back.
         """
-        if self._fresh:
-            self._settle()
         tops = self._tops
         while tops:
             priority, _, line = tops[0]
@@ -491,8 +489,6 @@ class Lane:
 
     def _take_back(self) -> None:
         """Take back lines that need not be held back any more."""
-        if self._fresh:
-            self._settle()
         held = []
         for line in self.held:
             run = self._first_of(line)
@@ -512,6 +508,8 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
+        if self._fresh:
+            self._settle()
         own = None
         for family in self.begun.get(ws, ()):
             if family.head() and (own is None or family.priority < own.priority):
@@ -581,7 +579,7 @@ class Lane:
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > 1 + ws.nthreads:
-            self._let_go(mine.pop(0))
+            self._give_back(mine.pop(0))
 
     def _note(self, family: Family, ts: TaskState) -> None:
         """Count a task of a family that was begun among those that are out."""
@@ -592,7 +590,7 @@ class Lane:
         entry = family.priority[:2], family.number, next(self._counter), family
         heapq.heappush(self._unfinished, entry)
 
-    def _let_go(self, family: Family) -> None:
+    def _give_back(self, family: Family) -> None:
         """Give back what is left of a family that a worker has begun."""
         self._nbegun -= 1
         if family.head():
@@ -613,7 +611,7 @@ class Lane:
         """Give back the families of workers that are not running any more."""
         for ws in self.begun.keys() - self._queue.state.running:
             for family in self.begun.pop(ws):
-                self._let_go(family)
+                self._give_back(family)
 
     def _other(
         self,
@@ -625,9 +623,9 @@ class Lane:
         """Return the next task of a family that another worker has begun.
 
         A worker helps if it has nothing else to do, or if a family is left behind: more
-        were begun since than workers have now. If it has nothing else since
-        tasks are held back, a family is no less that of the other, which may have a
-        thread free as well.
+        were begun since than workers have now. If it has nothing else since tasks are
+        held back, a family is no less that of the other, which may have a thread free
+        as well.
 
         Parameters
         ----------

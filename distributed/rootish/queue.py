@@ -239,9 +239,13 @@ class RootishQueue(MutableSet["TaskState"]):
     def _open_lane(self, restrictions: Restrictions) -> Lane:
         pool = self._pool(restrictions)
         lane = self.restricted[restrictions] = Lane(self, pool)
-        for ws in pool.workers:
-            self._lanes_of.setdefault(ws, []).append(lane)
+        self._offer(lane)
         return lane
+
+    def _offer(self, lane: Lane) -> None:
+        """Let the workers that may run its tasks be asked for a lane."""
+        for ws in lane.pool.workers:
+            self._lanes_of.setdefault(ws, []).append(lane)
 
     def _close_lane(self, lane: Lane) -> None:
         assert lane.pool.restrictions
@@ -317,8 +321,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 pool.look()
             self._lanes_of = {}
             for lane in self.restricted.values():
-                for ws in lane.pool.workers:
-                    self._lanes_of.setdefault(ws, []).append(lane)
+                self._offer(lane)
 
     def _pool(self, restrictions: Restrictions | None) -> Pool:
         pool = self._pools.get(restrictions)
@@ -377,10 +380,10 @@ class RootishQueue(MutableSet["TaskState"]):
                     choices.append(choice)
             if choices:
                 return min(choices, key=lambda choice: priority_of(choice.task))
+        ws = min(idle, key=_load)
         for lane in self.restricted.values():
             if lane.beside:
                 patience = self.handles.patience(*lane.beside)
-                ws = min(idle, key=_load)
                 enough = lane.count > patience * lane.pool.nthreads
                 if enough and (choice := lane.choose(ws)):
                     return choice
@@ -533,10 +536,10 @@ class RootishQueue(MutableSet["TaskState"]):
 
         Notes
         -----
-        Costs O(groups + runs that are held back or restricted + tasks of families), but
-        not O(tasks). Those of a run wait for the same, so that its length is all that
-        is looked at. Tasks that were cancelled one by one may be among that, as long as
-        others of the group wait: then the shares are approximate, never the sum.
+        Costs O(groups + runs + tasks of families), but not O(tasks). Those of a run
+        wait for the same, so that its length is all that is looked at. Tasks that were
+        cancelled one by one may be among that, as long as others of the group wait:
+        then the shares are approximate, never the sum.
 
         Whether a prefix is held back is not counted again. It was when a thread was
         free last; as long as none is, that is all that there is to know, and nothing is
