@@ -173,6 +173,7 @@ class Cluster(Simulation):
         self._listen_to_verdicts()
         #: Workers that let messages wait
         self.deaf: set[SimulatedWorker] = set()
+        #: Addresses of workers that ever did
         self.heard_late: set[str] = set()
         #: Whether scattered data were lost
         self.lost_data = False

@@ -342,9 +342,9 @@ def test_what_is_held_back_costs_little(monkeypatch: pytest.MonkeyPatch) -> None
     assert s.is_held(loads[-1])
     asked = []
 
-    def ask(queue: RootishQueue, ts: TaskState, pool: Pool, latest: Any) -> bool:
+    def ask(queue: RootishQueue, ts: TaskState, pool: Pool, chain: Any) -> bool:
         asked.append(ts)
-        return is_held(queue, ts, pool, latest)
+        return is_held(queue, ts, pool, chain)
 
     is_held = RootishQueue.is_held
     monkeypatch.setattr(RootishQueue, "is_held", ask)

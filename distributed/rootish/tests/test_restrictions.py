@@ -98,14 +98,16 @@ def test_pool() -> None:
     assert s.queue.pool(ts).workers == set(s.all)
 
 
-def test_a_worker_takes_the_place_of_another() -> None:
+@pytest.mark.parametrize("others", [False, True])
+def test_a_worker_takes_the_place_of_another(others: bool) -> None:
     """Nobody has asked the queue meanwhile, and there are as many as before."""
     s = Paper(3, resources=[{"GPU": 1}] * 3)
     first, second, third = s.all
     ts = s.add("load", 0)
     ts.resource_restrictions = {"GPU": 1}
     s.pause(second)
-    s.pause(third)
+    if not others:
+        s.pause(third)
     s.enqueue(ts)
     assert s.queue.pool(ts).workers == s.running
     s.pause(first)
