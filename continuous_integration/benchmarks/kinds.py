@@ -183,6 +183,21 @@ def bound_loads(client: Client, folder: Path, prepared: None) -> Any:
     return delayed(sum)(sums).compute(optimize_graph=False)
 
 
+def first_value(part: np.ndarray) -> float:
+    """Make next to nothing of a part, at once."""
+    return float(part[0, 0, 0])
+
+
+@workload("two-consumers", prepare=_one_gpu)
+def two_consumers(client: Client, folder: Path, prepared: None) -> Any:
+    """Loads by one function: every third is for one slow GPU worker, all others not."""
+    parts = client.map(load_part, range(240))
+    slow = client.map(infer, parts[::3], resources={"GPU": 1})
+    quick = client.map(first_value, parts[1::3] + parts[2::3])
+    del parts
+    return client.gather(client.submit(sum, slow + quick))
+
+
 def load_block(block_info: Any = None) -> np.ndarray:
     """Return a block of whatever shape, after some time."""
     time.sleep(WAIT)

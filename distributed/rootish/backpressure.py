@@ -3,13 +3,13 @@
 The order of the queue bounds memory where consumers keep pace. Where they are few, or
 come one after the other, or belong to a small pool of workers, what is loaded waits for
 them. Loads of one kind may have so many outputs that wait, for each slot: tasks of one
-prefix that the same workers may run, and those for each chain of consumers, such as a
-fold, by themselves. Beyond that, the next task of the kind is held back as long as
+prefix for consumers of one prefix; those for a chain of consumers, such as a fold, are
+a kind of their own. Beyond that, the next task of the kind is held back as long as
 
 - so many of its outputs have a consumer that is running, or will be when others have
   ended that are no loads: whatever it still waits for is running, or waits for nothing
   but what is;
-- the consumer of the next task would have to wait, too; and
+- the consumer of the next task would have to wait, too, and not for loads alone; and
 - the next task is later than all that are out, and of no family that was begun: gaps
   are filled.
 
@@ -40,7 +40,12 @@ from distributed.rootish.policy import HANDLE_BYTES, SMALL_PART, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
+    from distributed.rootish.lanes import Pool
     from distributed.scheduler import TaskGroup, TaskState
+
+#: Name of the prefix of loads, and of that of their consumers; or, of a chain of
+#: consumers, its number.
+Kind = tuple[str, str | int]
 
 
 class Outstanding:
@@ -56,6 +61,10 @@ class Outstanding:
         The group of the consumers, None as long as nothing is held back.
     latest
         Priority of the least urgent of the tasks.
+    pools
+        The workers that may run them: one pool for each restriction.
+    slots
+        Root-ish tasks that those hold at once.
     slack
         How many tasks more may be out, because nothing has finished for long.
     """
@@ -68,13 +77,17 @@ class Outstanding:
         "_wait",
         "consumers",
         "latest",
+        "pools",
         "slack",
+        "slots",
         "tasks",
     )
 
     tasks: deque[weakref.ref[TaskState]]
     consumers: TaskGroup | None
     latest: tuple[float, ...]
+    pools: set[Pool]
+    slots: int
     slack: int
     #: How many tasks were ever added
     _added: int
@@ -91,23 +104,44 @@ class Outstanding:
         self.tasks = deque()
         self.consumers = None
         self.latest = ()
+        self.pools = set()
+        self.slots = 0
         self.slack = 0
         self._added = 0
         self._again = self._room = 0
         self._since = None
         self._wait = 0.0
 
-    def add(self, ts: TaskState) -> None:
+    def add(self, ts: TaskState, pool: Pool) -> None:
         """Count the output of a task.
 
         Parameters
         ----------
         ts
             The task.
+        pool
+            The workers that may run it.
         """
+        self.open_to(pool)
         self.tasks.append(weakref.ref(ts))
         self._added += 1
         self.latest = max(self.latest, priority_of(ts))
+
+    def open_to(self, pool: Pool) -> None:
+        """Count the workers of a pool among those that may run the tasks.
+
+        Parameters
+        ----------
+        pool
+            The workers.
+        """
+        if pool not in self.pools:
+            self.pools.add(pool)
+            self.look()
+
+    def look(self) -> None:
+        """Look at the workers, which have changed."""
+        self.slots = sum(pool.slots for pool in self.pools)
 
     def has_room(self) -> bool:
         """Whether so few wait, by the last count, that the next need not be held."""
@@ -139,9 +173,9 @@ class Outstanding:
 
         Notes
         -----
-        All are counted when it may have changed by a part of the bound, and no more of
-        them than a few beyond it: data that must be held anyway is not counted over and
-        over.
+        All are counted when it may have changed by a part of the bound. Of those that
+        do not wait for a consumer, the last are kept in mind: some may soon. Data that
+        must be held anyway is not looked at over and over.
         """
         limit += self.slack
         if self.consumers is not None:
@@ -150,11 +184,8 @@ class Outstanding:
         elif self.has_room():
             return False
         about_to_run: set[TaskState] = set()
-        still: deque[weakref.ref[TaskState]] = deque(
-            maxlen=math.ceil(limit) + LOOKED_AT
-        )
-        waiting = 0
-        consumer = prefix = None
+        still: list[tuple[weakref.ref[TaskState], TaskState | None]] = []
+        prefix = None
         latest: tuple[float, ...] = ()
         # Consumer -> what it will consume
         users: dict[TaskState, list[TaskState]] = {}
@@ -167,7 +198,7 @@ class Outstanding:
             before, user = find_consumer(ts, output)
             if before is None:
                 continue
-            still.append(ref)
+            still.append((ref, user))
             latest = max(latest, priority_of(ts))
             prefix = ts.prefix
             if user is not None:
@@ -177,21 +208,29 @@ class Outstanding:
             """Whether a task loads the same, and is not held back."""
             return priority_of(ts) <= latest and ts.prefix is prefix
 
-        for user, inputs in users.items():
-            if frees(user, inputs[0], output) and is_about_to_run(
-                user, about_to_run, gap
-            ):
-                waiting += len(inputs)
-                consumer = consumer or user
-        self.tasks = still
+        consumers = {
+            user: inputs
+            for user, inputs in users.items()
+            if frees(user, inputs[0], output)
+            and is_about_to_run(user, about_to_run, gap)
+        }
+        waiting = sum(map(len, consumers.values()))
+        others = len(still) - waiting - math.ceil(limit) - LOOKED_AT
+        self.tasks = deque()
+        for ref, user in still:
+            if others > 0 and user not in consumers:
+                others -= 1
+            else:
+                self.tasks.append(ref)
         self.latest = latest
         step = SMALL_PART * limit
-        if waiting < limit or consumer is None:
+        if waiting < limit:
             self.consumers = None
             self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
+        consumer, inputs = next(iter(consumers.items()))
+        group = inputs[0].group
         some = itertools.islice(consumer.dependencies, LOOKED_AT)
-        group = users[consumer][0].group
         fan_in = max(sum(dts.group is group for dts in some), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
         self.consumers = consumer.group
@@ -286,6 +325,30 @@ def find_consumer(
             break
         [ts] = dependents
     return ts if held else None, None
+
+
+def kind_of(ts: TaskState) -> Kind:
+    """Return of which kind a task is: what it loads, and for whom.
+
+    Parameters
+    ----------
+    ts
+        A task.
+
+    Returns
+    -------
+    tuple of str
+        Names of its prefix, and of that of the last task that needs its output, which
+        is empty if there are none, or too many to look at.
+    """
+    dependents = ts.dependents
+    name = ""
+    if len(dependents) == 1:
+        [dts] = dependents
+        name = dts.group.prefix.name
+    elif dependents and len(dependents) <= LOOKED_AT:
+        name = max(dependents, key=priority_of).group.prefix.name
+    return ts.group.prefix.name, name
 
 
 def is_chained(before: TaskState, ts: TaskState) -> bool | None:
@@ -390,18 +453,21 @@ def _has_seceded(ts: TaskState) -> bool:
     return ts.processing_on is not None and ts in ts.processing_on.long_running
 
 
-def would_wait(consumer: TaskState, slots: int) -> bool:
-    """Whether a consumer could not run at once if one of its inputs were loaded.
+def would_wait(consumer: TaskState, before: TaskState, slots: int) -> bool:
+    """Whether a consumer could not run at once if its inputs were loaded.
 
     Parameters
     ----------
     consumer
         The task.
+    before
+        One of its inputs; see :func:`find_consumer`.
     slots
         How many of its kind the workers that may run it can take.
     """
+    waits_for = itertools.islice(consumer.waiting_on or (), LOOKED_AT)
     return (
-        len(consumer.waiting_on or ()) > 1
+        any(dts.prefix is not before.prefix for dts in waits_for)
         or consumer.group.states["processing"] >= slots
     )
 

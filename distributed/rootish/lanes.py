@@ -2,8 +2,8 @@
 
 A lane is asked by the queue (:mod:`distributed.rootish.queue`) for the next task of a
 worker that may run its tasks. What has come since is sorted then, so that stretches of
-tasks of one group (runs), not the tasks, are kept in heaps: one for each prefix, since
-a prefix is held back as a whole. Families are made of what is first there when a worker
+tasks of one group (runs), not the tasks, are kept in heaps: one for each kind of loads,
+which is held back as a whole. Families are made of what is first there when a worker
 asks; a lane knows who has begun which.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed.rootish.backpressure import Outstanding, is_chained
+from distributed.rootish.backpressure import Kind, is_chained, kind_of
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
     LOOKED_AT,
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 #: Why a worker got a task: see :mod:`distributed.rootish.queue`.
 REASONS = ("own", "first", "help")
-
-#: Name of a prefix, and number of a chain of consumers that its tasks are for
-Chain = tuple[str, int]
 
 
 class Choice(NamedTuple):
@@ -117,10 +114,8 @@ class Pool:
         Of all of them; no more of each than its resources last for.
     slots
         Root-ish tasks that they hold at once.
-    outstanding
-        Name of a prefix, or a chain -> those of its tasks that are out.
     chains
-        Name of a prefix -> how many chains its tasks are for.
+        Name of a prefix -> how many chains of consumers its tasks are for.
     """
 
     __slots__ = (
@@ -128,7 +123,6 @@ class Pool:
         "_state",
         "chains",
         "nthreads",
-        "outstanding",
         "restrictions",
         "slots",
         "workers",
@@ -139,7 +133,6 @@ class Pool:
     nthreads: float
     slots: int
     chains: Counter[str]
-    outstanding: dict[str | Chain, Outstanding]
 
     def __init__(self, state: SchedulerState, restrictions: Restrictions | None = None):
         self._state = state
@@ -152,7 +145,6 @@ class Pool:
             loose_restrictions=restrictions.loose,
         )
         self.chains = Counter()
-        self.outstanding = {}
         self.look()
 
     def look(self) -> None:
@@ -194,10 +186,12 @@ class Pool:
 
 
 class _Run(deque[Cell]):
-    """Cells of one group, in the order of priority."""
+    """Cells of one group and kind, in the order of priority."""
 
-    __slots__ = ("chained", "group", "line")
+    __slots__ = ("chained", "consumer", "group", "line")
     group: TaskGroup
+    #: Name of the prefix of the consumers
+    consumer: str
     #: What it is held back with
     line: _Line
     #: Whether the consumers of its tasks wait for each other; None as long as it has
@@ -216,33 +210,39 @@ class _Run(deque[Cell]):
 class _Line:
     """A heap of runs that are held back together.
 
-    Those of one prefix are. Where consumers wait for each other, as in a fold, each
-    such chain has a line of its own, so that several go on side by side.
+    Those of one kind are. Where consumers wait for each other, as in a fold, each such
+    chain has a line of its own, so that several go on side by side.
 
     Parameters
     ----------
-    chain
-        What the tasks are for; None if they are for no chain.
+    kind
+        Of the tasks.
+    chained
+        Whether they are for a chain.
     """
 
-    __slots__ = ("chain", "held", "place", "runs")
+    __slots__ = ("chained", "held", "kind", "place", "runs")
 
-    chain: Chain | None
+    chained: bool
     held: bool
+    kind: Kind
     #: Priority by which it waits for its turn, None if it does not
     place: Any
     #: By the priority of the first task, or what that was once
     runs: list[tuple[Any, int, _Run]]
 
-    def __init__(self, chain: Chain | None = None) -> None:
-        self.chain = chain
+    def __init__(self, kind: Kind, chained: bool = False) -> None:
+        self.kind = kind
+        self.chained = chained
         self.held = False
         self.place = None
         self.runs = []
 
-    def chain_of(self, ts: TaskState) -> Chain | None:
-        """Return the chain if a task, which may have joined a family, is for it."""
-        return self.chain if self.chain and self.chain[0] == ts.prefix.name else None
+    def kind_of(self, ts: TaskState) -> Kind:
+        """Return the kind of a task that is in a family with those of the line."""
+        if self.chained and self.kind[0] == ts.prefix.name:
+            return self.kind
+        return kind_of(ts)
 
 
 class Lane:
@@ -259,9 +259,11 @@ class Lane:
     ----------
     count
         How many tasks wait in it.
+    prefix
+        Of the task that has come last.
     beside
-        How long it takes to have the inputs of the tasks elsewhere, in seconds, and the
-        prefix of the last; None if they do not wait beside their inputs.
+        How long it takes to have its inputs elsewhere, in seconds; None if the tasks do
+        not wait beside their inputs.
     held
         Lines that are held back.
     next
@@ -290,19 +292,21 @@ class Lane:
         "held",
         "next",
         "pool",
+        "prefix",
     )
 
     count: int
-    beside: tuple[float, TaskPrefix] | None
+    prefix: TaskPrefix
+    beside: float | None
     held: list[_Line]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
     #: What has come and is in no run yet
     _fresh: list[Cell]
-    #: The run of each group that was begun last
-    _latest: dict[TaskGroup, _Run]
-    #: Name of a prefix -> the line of what is in no chain
-    _lines: dict[str, _Line]
+    #: The run that was begun last of what is in a group and of a kind
+    _latest: dict[tuple[TaskGroup, str | int], _Run]
+    #: The line of each kind that is no chain
+    _lines: dict[Kind, _Line]
     #: A heap of lines that are not held back, by their places and what these were once
     _tops: list[tuple[Any, int, _Line]]
     #: Families that may still get tasks which become ready late, by their priority
@@ -337,7 +341,7 @@ class Lane:
         self._holds = False
         self._unfinished = []
         self._nbegun = 0
-        self._counter = itertools.count()
+        self._counter = queue.counter
         self._number = 0
 
     def add(self, ts: TaskState, cell: Cell) -> None:
@@ -351,6 +355,7 @@ class Lane:
             Holds it as long as it is queued.
         """
         self.count += 1
+        self.prefix = ts.prefix
         if self._adopt(ts, cell):
             return
         # It may be one of those that are expected before
@@ -364,15 +369,16 @@ class Lane:
         fresh.sort(key=_priority_of_cell)
         for cell in fresh:
             ts = cell[0]
-            run = self._latest.get(ts.group)
+            kind = kind_of(ts)
+            run = self._latest.get((ts.group, kind[1]))
             if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
-                self._latest[ts.group] = self._begin_run(ts, cell)
+                self._begin_run(ts, cell, kind)
                 continue
             if run.chained is not False:
                 link = is_chained(run[-1][0], ts)
                 if link is False:
                     if run.chained:
-                        self._latest[ts.group] = self._begin_run(ts, cell)
+                        self._begin_run(ts, cell, kind)
                         continue
                     run.chained = False
                 elif link and run.chained is None:
@@ -390,7 +396,7 @@ class Lane:
             if priority > family.end:
                 continue
             # What was begun is not held back any more
-            if family.worker is not None and self._is_held(ts, family.line):
+            if family.worker is not None and self._is_held(ts, family.line.kind_of(ts)):
                 continue
             if family.adopt(ts, cell):
                 if family.worker is not None:
@@ -399,18 +405,19 @@ class Lane:
                 return True
         return False
 
-    def _begin_run(self, ts: TaskState, cell: Cell) -> _Run:
-        line = self._lines.get(ts.prefix.name)
+    def _begin_run(self, ts: TaskState, cell: Cell, kind: Kind) -> None:
+        line = self._lines.get(kind)
         if line is None:
-            line = self._lines[ts.prefix.name] = _Line()
+            line = self._lines[kind] = _Line(kind)
         run = _Run([cell])
         run.chained = None
+        run.group = ts.group
+        run.consumer = kind[1]
+        self._latest[run.group, run.consumer] = run
         self._put(run, ts, line)
-        return run
 
     def _put(self, run: _Run, ts: TaskState, line: _Line) -> None:
         """Put a run, of which ``ts`` is the first, into a line."""
-        run.group = ts.group
         run.line = line
         priority = priority_of(ts)
         heapq.heappush(line.runs, (priority, next(self._counter), run))
@@ -419,21 +426,23 @@ class Lane:
 
     def _begin_chain(self, run: _Run) -> _Run:
         """Give a line of its own to a run of tasks whose consumers form a chain."""
-        name = run[-1][0].prefix.name
+        name = run.group.prefix.name
         self.pool.chains[name] += 1
         chain = _Run(cell for cell in run if cell)
         chain.chained = True
-        self._put(chain, chain[0][0], _Line((name, next(self._counter))))
-        self._latest[run.group] = chain
+        chain.group = run.group
+        chain.consumer = run.consumer
+        self._put(chain, chain[0][0], _Line((name, next(self._counter)), chained=True))
+        self._latest[run.group, run.consumer] = chain
         run.clear()
         return chain
 
     def _end_chain(self, line: _Line) -> None:
         """Let others have the share of a chain of which no task is left."""
-        if line.chain:
-            self.pool.chains[line.chain[0]] -= 1
-            self.pool.outstanding.pop(line.chain, None)
-            line.chain = None
+        if line.chained:
+            self.pool.chains[line.kind[0]] -= 1
+            self._queue.outstanding.pop(line.kind, None)
+            line.chained = False
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""
@@ -448,8 +457,8 @@ class Lane:
             ts = run.head()
             if ts is None:
                 heapq.heappop(runs)
-                if self._latest.get(run.group) is run:
-                    del self._latest[run.group]
+                if self._latest.get((run.group, run.consumer)) is run:
+                    del self._latest[run.group, run.consumer]
             elif ts.priority == priority or len(runs) == 1:
                 return run
             else:
@@ -457,8 +466,8 @@ class Lane:
         self._end_chain(line)
         return None
 
-    def _is_held(self, ts: TaskState, line: _Line) -> bool:
-        return self._queue.is_held(ts, self.pool, line.chain_of(ts))
+    def _is_held(self, ts: TaskState, kind: Kind) -> bool:
+        return self._queue.is_held(ts, self.pool, kind)
 
     def _top(self, ask: bool = True) -> _Run | None:
         """Return the run that has the next task, as its first.
@@ -478,7 +487,7 @@ class Lane:
                     line.place = None
                 elif priority_of(ts := run[0][0]) != priority and len(tops) > 1:
                     self._place(line, priority_of(ts))
-                elif ask and self._is_held(ts, line):
+                elif ask and self._is_held(ts, line.kind):
                     line.place = None
                     line.held = True
                     self.held.append(line)
@@ -492,7 +501,7 @@ class Lane:
         held = []
         for line in self.held:
             run = self._first_of(line)
-            if run and self._is_held(run[0][0], line):
+            if run and self._is_held(run[0][0], line.kind):
                 held.append(line)
                 continue
             line.held = False
@@ -583,7 +592,7 @@ class Lane:
 
     def _note(self, family: Family, ts: TaskState) -> None:
         """Count a task of a family that was begun among those that are out."""
-        self._queue.note(ts, self.pool, family.line.chain_of(ts))
+        self._queue.note(ts, self.pool, family.line.kind_of(ts))
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""
@@ -670,13 +679,15 @@ class Lane:
             ts = families[n].head()
             if ts is None:
                 self._forget(families.pop(n))
-            elif self._is_held(ts, families[n].line):
+            elif self._is_held(ts, families[n].line.kind_of(ts)):
                 n += 1
             else:
                 return families[n]
         if run := self._top():
             family = self._draw(run)
-            if not self._is_held(family.cells[-1][0], family.line):
+            ts = family.cells[-1][0]
+            # A chain of which no task is left has ended
+            if not self._is_held(ts, family.line.kind_of(ts)):
                 return family
             n += 1
         self._holds = bool(n or self.held)
@@ -731,7 +742,7 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                self._begin_run(after, cell)
+                self._begin_run(after, cell, kind_of(after))
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break

@@ -607,7 +607,7 @@ class Producers(RootishPolicy):
                 ]
                 mine.sort(key=operator.attrgetter("priority"))
                 for ts in mine[: ws.nthreads]:
-                    queue.note(ts, queue.pool(ts))
+                    queue.note(ts)
                 late += mine[ws.nthreads :]
         return late
 
@@ -618,8 +618,9 @@ class Producers(RootishPolicy):
         must not draw the task away from the chunk that it consumes.
 
         Of several workers, the one is taken on which the base expects the task to start
-        first. That is asked here since the base looks at every input once for each of
-        them; neighbors are combined on one worker as a rule, and there is no question.
+        first; what waits in the queue for a worker counts as its work as well. That is
+        asked here since the base looks at every input once for each of them; neighbors
+        are combined on one worker as a rule, and there is no question.
         """
         dependencies = ts.dependencies
         if (
@@ -657,9 +658,13 @@ class Producers(RootishPolicy):
             for ws in who_has if len(who_has) < 2 else who_has & holders:
                 held[ws] += nbytes
 
+        queue: Any = state.queued
+        waits = getattr(queue, "occupancy", None)
+
         def starts(ws: WorkerState) -> tuple[float, int]:
             """See ``SchedulerState.worker_objective``."""
-            backlog = ws.occupancy / ws.nthreads
+            occupancy = ws.occupancy + (waits(ws) if waits else 0.0)
+            backlog = occupancy / ws.nthreads
             return backlog + (total - held[ws]) / state.bandwidth, ws.nbytes
 
         return min(holders, key=starts)

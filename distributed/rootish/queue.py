@@ -43,17 +43,18 @@ from dask.utils import parse_timedelta
 
 from distributed.collections import HeapSet
 from distributed.rootish.backpressure import (
+    Kind,
     Outstanding,
     find_consumer,
     frees,
+    kind_of,
     loads_much,
     would_wait,
 )
-from distributed.rootish.families import Cell, priority_of
+from distributed.rootish.families import LOOKED_AT, Cell, priority_of
 from distributed.rootish.handles import Handles, bound_to
 from distributed.rootish.lanes import (
     REASONS,
-    Chain,
     Choice,
     Lane,
     Pool,
@@ -117,8 +118,12 @@ class RootishQueue(MutableSet["TaskState"]):
         The lane of tasks without restrictions.
     restricted
         What restricts tasks -> the lane of those.
+    outstanding
+        Kind of loads -> those that are out.
+    counter
+        Numbers for whatever needs one.
     waiting
-        Outputs of a prefix that may wait to be consumed, for each slot
+        Outputs of a kind that may wait to be consumed, for each slot
         (``distributed.scheduler.rootish-waiting``).
     slackened
         Whether more may at the moment, because no consumer has finished for long.
@@ -133,8 +138,10 @@ class RootishQueue(MutableSet["TaskState"]):
         "_records",
         "_seen",
         "chosen",
+        "counter",
         "handles",
         "open",
+        "outstanding",
         "restricted",
         "slackened",
         "state",
@@ -146,6 +153,8 @@ class RootishQueue(MutableSet["TaskState"]):
     handles: Handles
     open: Lane
     restricted: dict[Restrictions, Lane]
+    outstanding: dict[Kind, Outstanding]
+    counter: itertools.count[int]
     waiting: float
     slackened: bool
     _cells: dict[TaskState, tuple[Cell, Lane]]
@@ -168,9 +177,11 @@ class RootishQueue(MutableSet["TaskState"]):
             maxlen=dask.config.get("distributed.admin.low-level-log-length")
         )
         self._cells = {}
+        self.counter = itertools.count()
         self._clear()
 
     def _clear(self) -> None:
+        self.outstanding = {}
         self._pools = {None: Pool(self.state)}
         self.open = Lane(self, self._pools[None])
         self.restricted = {}
@@ -219,7 +230,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 found = self._open_lane(restrictions)
             lane = found
             if home:
-                lane.beside = home[1], value.prefix
+                lane.beside = home[1]
         cell = [value]
         self._cells[value] = cell, lane
         lane.add(value, cell)
@@ -319,6 +330,8 @@ class RootishQueue(MutableSet["TaskState"]):
             self._seen = seen
             for pool in self._pools.values():
                 pool.look()
+            for outstanding in self.outstanding.values():
+                outstanding.look()
             self._lanes_of = {}
             for lane in self.restricted.values():
                 self._offer(lane)
@@ -359,13 +372,12 @@ class RootishQueue(MutableSet["TaskState"]):
     def _count_again(self) -> None:
         """Forget what was found of outputs that wait to be consumed."""
         self._asked_at = -1
-        for _, outstanding in self._all_outstanding():
+        for outstanding in self.outstanding.values():
             outstanding.count_again()
 
-    def _all_outstanding(self) -> Iterator[tuple[Pool, Outstanding]]:
-        for pool in self._pools.values():
-            for outstanding in pool.outstanding.values():
-                yield pool, outstanding
+    def _slots_for(self, outstanding: Outstanding) -> int:
+        """Return how many tasks of a kind the workers hold at once."""
+        return min(outstanding.slots, self.open.pool.slots)
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
         if not self.restricted:
@@ -383,7 +395,7 @@ class RootishQueue(MutableSet["TaskState"]):
         ws = min(idle, key=_load)
         for lane in self.restricted.values():
             if lane.beside:
-                patience = self.handles.patience(*lane.beside)
+                patience = self.handles.patience(lane.beside, lane.prefix)
                 enough = lane.count > patience * lane.pool.nthreads
                 if enough and (choice := lane.choose(ws)):
                     return choice
@@ -404,7 +416,9 @@ class RootishQueue(MutableSet["TaskState"]):
             self._records.append((ts.key, ws.address, reason))
         self.discard(ts)
 
-    def note(self, ts: TaskState, pool: Pool, chain: Chain | None = None) -> None:
+    def note(
+        self, ts: TaskState, pool: Pool | None = None, kind: Kind | None = None
+    ) -> None:
         """Count the output of a task among those that wait to be consumed.
 
         Parameters
@@ -412,18 +426,18 @@ class RootishQueue(MutableSet["TaskState"]):
         ts
             A task that was sent to a worker, or is of a family that a worker has begun.
         pool
-            The workers that may run it.
-        chain
-            The chain of consumers that it is for, if there is one.
+            The workers that may run it, if that is known.
+        kind
+            Of the task, if that is known.
         """
         if self.waiting < math.inf and ts.dependents:
-            name = chain or ts.prefix.name
-            outstanding = pool.outstanding.get(name)
+            kind = kind or kind_of(ts)
+            outstanding = self.outstanding.get(kind)
             if outstanding is None:
-                outstanding = pool.outstanding[name] = Outstanding()
-            outstanding.add(ts)
+                outstanding = self.outstanding[kind] = Outstanding()
+            outstanding.add(ts, pool or self.pool(ts))
 
-    def is_held(self, ts: TaskState, pool: Pool, chain: Chain | None = None) -> bool:
+    def is_held(self, ts: TaskState, pool: Pool, kind: Kind) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
         Parameters
@@ -432,10 +446,10 @@ class RootishQueue(MutableSet["TaskState"]):
             A task that is queued.
         pool
             The workers that may run it.
-        chain
-            The chain of consumers that it is for, if there is one.
+        kind
+            Of the task.
         """
-        outstanding = pool.outstanding.get(chain or ts.prefix.name)
+        outstanding = self.outstanding.get(kind)
         if outstanding is None or outstanding.has_room():
             return False
         if priority_of(ts) <= outstanding.latest or ts.who_wants or not ts.dependents:
@@ -447,12 +461,13 @@ class RootishQueue(MutableSet["TaskState"]):
             self._asked.clear()
         held = self._asked.get(ts)
         if held is None:
+            outstanding.open_to(pool)
             held = self._asked[ts] = self._has_to_wait(ts, pool, outstanding)
         return held
 
     def _has_to_wait(self, ts: TaskState, pool: Pool, outstanding: Outstanding) -> bool:
-        """Whether a task of a prefix that has no room is held back."""
-        limit = self.waiting * pool.slots
+        """Whether a task of a kind that has no room is held back."""
+        limit = self.waiting * self._slots_for(outstanding)
         if (chains := pool.chains[ts.prefix.name]) > 1:
             # One output is consumed while the next is loaded
             limit = max(limit / (2 * chains), 2)
@@ -462,7 +477,7 @@ class RootishQueue(MutableSet["TaskState"]):
             if (
                 before
                 and consumer
-                and would_wait(consumer, self.pool(consumer).slots)
+                and would_wait(consumer, before, self.pool(consumer).slots)
                 # What the count has found of others like it is not asked again
                 and (
                     consumer.group is outstanding.consumers
@@ -491,10 +506,11 @@ class RootishQueue(MutableSet["TaskState"]):
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
         self._look()
-        found = list(self._all_outstanding())
-        for pool, outstanding in found:
-            outstanding.slacken(now, pool.slots, self.waiting, unknown)
-        self.slackened = any(outstanding.slack for _, outstanding in found)
+        found = self.outstanding.values()
+        for outstanding in found:
+            slots = self._slots_for(outstanding)
+            outstanding.slacken(now, slots, self.waiting, unknown)
+        self.slackened = any(outstanding.slack for outstanding in found)
         # Consumers that were counted may have seceded
         self._count_again()
         return bool(found)
@@ -504,6 +520,30 @@ class RootishQueue(MutableSet["TaskState"]):
         self._seen = ()
         for lane in self.lanes():
             lane.let_go()
+
+    def occupancy(self, ws: WorkerState) -> float:
+        """Return how long a worker needs for what waits for it and few others.
+
+        What several workers may run is shared out among them. Tasks that are open to
+        all of them make no difference between workers, and do not count.
+
+        Parameters
+        ----------
+        ws
+            The worker.
+
+        Returns
+        -------
+        float
+            In seconds, as in ``WorkerState.occupancy``.
+        """
+        lanes = itertools.islice(self._lanes_of.get(ws, ()), LOOKED_AT)
+        return sum(
+            lane.count
+            * self.state._get_prefix_duration(lane.prefix)
+            / len(lane.pool.workers)
+            for lane in lanes
+        )
 
     def stranded(self) -> list[TaskState]:
         """Return the tasks that no worker may run any more."""
@@ -541,7 +581,7 @@ class RootishQueue(MutableSet["TaskState"]):
         cancelled one by one may be among that, as long as others of the group wait:
         then the shares are approximate, never the sum.
 
-        Whether a prefix is held back is not counted again. It was when a thread was
+        Whether a kind is held back is not counted again. It was when a thread was
         free last; as long as none is, that is all that there is to know, and nothing is
         decided otherwise because somebody looks.
         """
@@ -559,19 +599,19 @@ class RootishQueue(MutableSet["TaskState"]):
                     left[tg] -= number
                     reasons[tg][reason] += number
 
+        holding = {
+            kind: outstanding.latest
+            for kind, outstanding in self.outstanding.items()
+            if outstanding.consumers is not None
+        }
         for lane in self.lanes():
-            holding = {
-                name: outstanding.latest
-                for name, outstanding in lane.pool.outstanding.items()
-                if outstanding.consumers is not None
-            }
             closed = self._is_closed(lane.pool)
             order = "restrictions" if closed else "order"
             for family in lane.families():
                 ts = family.head()
                 if ts is None:
                     continue
-                latest = holding.get(family.line.chain_of(ts) or ts.prefix.name)
+                latest = holding.get(family.line.kind_of(ts))
                 if latest is not None and _may_wait(ts, latest):
                     reason = "backpressure"
                 else:
@@ -590,7 +630,7 @@ class RootishQueue(MutableSet["TaskState"]):
 
 
 def _may_wait(ts: TaskState, latest: tuple[float, ...]) -> bool:
-    """Whether a task is held back if its prefix is: neither a result nor a gap."""
+    """Whether a task is held back if its kind is: neither a result nor a gap."""
     return bool(ts.dependents and not ts.who_wants and priority_of(ts) > latest)
 
 

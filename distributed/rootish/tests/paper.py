@@ -34,8 +34,12 @@ SETTINGS = {
 
 def is_held(queue: RootishQueue, ts: TaskState) -> bool:
     """Whether a task that is queued waits for consumers, in whatever chain."""
-    pool = queue.pool(ts)
-    return any(queue.is_held(ts, pool, chain) for chain in pool.outstanding)
+    for kind in queue.outstanding:
+        # What is found is remembered for a task, which is of one kind
+        queue._asked.clear()
+        if kind[0] == ts.prefix.name and queue.is_held(ts, queue.pool(ts), kind):
+            return True
+    return False
 
 
 class Paper(SchedulerState):

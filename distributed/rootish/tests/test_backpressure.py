@@ -15,11 +15,13 @@ from dask._task_spec import Task, TaskRef
 
 from distributed import Event, secede, wait, worker_client
 from distributed.rootish.backpressure import (
+    Kind,
     Outstanding,
     find_consumer,
     finished,
     frees,
     is_about_to_run,
+    kind_of,
     loads_much,
     would_wait,
 )
@@ -199,9 +201,9 @@ def test_why_a_family_waits(kind: str) -> None:
     s.enqueue(*loads)
     choice = s.offer(0)
     assert choice
-    chain = choice.family.line.chain
-    assert chain
-    outstanding = s.queue.open.pool.outstanding[chain] = Outstanding()
+    line = choice.family.line
+    assert line.chained
+    outstanding = s.queue.outstanding[line.kind] = Outstanding()
     outstanding.consumers = fits[0].group if kind != "not full" else None
     if kind == "result":
         choice.task.dependents.clear()
@@ -215,8 +217,8 @@ def test_why_a_family_waits(kind: str) -> None:
     assert s.queue.why_waiting() == {loads[0].group: +why}
 
 
-def test_each_pool_of_workers_has_its_own_bound() -> None:
-    """What was loaded on one worker says nothing of those for another."""
+def test_chains_on_workers_of_their_own() -> None:
+    """What is loaded for one chain says nothing of what another may load."""
     s = Paper(4)
     given = []
     for n, ws in enumerate(s.all):
@@ -227,6 +229,121 @@ def test_each_pool_of_workers_has_its_own_bound() -> None:
         given.append(len(s.give_all(n)))
         assert s.is_held(loads[-1])
     assert given == [given[0]] * 4
+
+
+@pytest.mark.parametrize("nworkers", [1, 2, 4])
+def test_bound_of_all_workers_that_may_load(nworkers: int) -> None:
+    """Loads that are bound to one worker each have the bound of these together."""
+    s = Paper(4)
+    loads, _ = fold(s, 80)
+    for n, ts in enumerate(loads):
+        ts.worker_restrictions = {s.all[n % nworkers].address}
+    s.enqueue(*loads)
+    given = [ts for n in range(nworkers) for ts in s.give_all(n)]
+    bound = 2 * 2 * nworkers
+    assert bound <= len(given) <= bound + REST * nworkers
+    # What others are ahead of fills a gap
+    latest = max(given, key=priority_of)
+    before = loads[: loads.index(latest)]
+    for n in range(nworkers):
+        given += s.give_all(n)
+    assert set(before) < set(given)
+    # One that joins adds to it
+    s.join(4)
+    more = s.add("load", 1000, nbytes=CHUNK_NBYTES)
+    s.add("fit", 1001, more, loads[-1])
+    more.worker_restrictions = {s.all[4].address}
+    s.enqueue(more)
+    assert s.give(4) is more
+
+
+def test_workers_of_several_pools_count_once() -> None:
+    """Loads that are open to two workers each have the bound of all, no more."""
+    s = Paper(4)
+    loads, _ = fold(s, 80)
+    for n, ts in enumerate(loads):
+        ts.worker_restrictions = {s.all[(n + i) % 4].address for i in range(2)}
+    s.enqueue(*loads)
+    given = [s.give(n) for _ in range(20) for n in range(4)]
+    assert 16 <= len([*filter(None, given)]) <= 16 + 4 * REST
+
+
+def test_bound_grows_with_the_cluster() -> None:
+    """As soon as a worker has joined."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads)
+    given = s.give_all(0)
+    assert len(given) <= 8 + REST
+    s.join(2)
+    s.queue._count_again()
+    given += s.give_all(2)
+    assert 12 <= len(given) <= 12 + REST
+
+
+def test_loads_for_other_consumers_go_on() -> None:
+    """Only what would wait for the same consumers is held back."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    others = []
+    for n, ts in enumerate(loads):
+        # Of the same group, and in between
+        load = s.add("load", 0, graph=n + 1)
+        load.priority = (*priority_of(ts), 1)
+        s.add("scale", 1000 + n, load, nbytes=CHUNK_NBYTES)
+        others.append(load)
+        assert load.group is ts.group
+    s.enqueue(*(ts for two in zip(loads, others) for ts in two))
+    given = s.give_all(0)
+    assert set(others) < set(given)
+    assert 2 * 4 <= len(set(given) & set(loads)) <= 2 * 4 + REST
+    assert s.queue.why_waiting() == {
+        loads[0].group: Counter(backpressure=len(loads) + len(others) - len(given))
+    }
+
+
+def test_kind_of() -> None:
+    """What is loaded, and for whom: the last that needs it."""
+    s = Paper(2)
+    ts = s.add("load", 0)
+    assert kind_of(ts) == ("load", "")
+    s.add("scale", 1, ts)
+    assert kind_of(ts) == ("load", "scale")
+    s.add("sum", 3, ts)
+    s.add("mean", 2, ts)
+    assert kind_of(ts) == ("load", "sum")
+    for n in range(LOOKED_AT):
+        s.add("use", 10 + n, ts)
+    assert kind_of(ts) == ("load", "")
+
+
+def test_slow_consumers_of_what_many_load() -> None:
+    """What waits longest is counted, however many loads are under way."""
+    nworkers = 5 * LOOKED_AT
+    s = Paper(nworkers + 1)
+    loads, infers = [], []
+    for n in range(20 * nworkers):
+        loads.append(s.add("load", 2 * n, nbytes=CHUNK_NBYTES))
+        infers.append(s.add("infer", 2 * n + 1, loads[-1], nbytes=1))
+        infers[-1].worker_restrictions = {s.all[-1].address}
+    s.enqueue(*loads)
+    most = 0
+    for _ in range(30):
+        # As many as workers hold at once
+        given = [s.give(n) for n in range(nworkers) for _ in range(2)]
+        for ts in filter(None, given):
+            s.finish(ts, nbytes=CHUNK_NBYTES)
+            [dts] = ts.dependents
+            s.send(dts, s.all[-1])
+        most = max(most, sum(ts.state == "memory" for ts in loads))
+        # Those that are consumed meanwhile are few
+        ts = next(ts for ts in infers if ts.state == "processing")
+        s.finish(ts, nbytes=1)
+        [dts] = ts.dependencies
+        s.release(dts)
+    bound = 2 * 2 * (nworkers + 1)
+    # Beside these, each worker has its slots, and the rest of a family
+    assert bound <= most <= bound + (2 + REST) * nworkers
 
 
 @pytest.mark.parametrize(("chains", "waiting"), [(1, 2), (2, 8), (8, 2)])
@@ -279,11 +396,9 @@ def test_end_of_a_chain() -> None:
     assert set(more) < set(folds[1])
     assert 2 * 4 <= len(set(before + more) & set(folds[1])) <= 2 * 4 + REST
     assert len(more) >= 4
-    pool = s.queue.open.pool
-    assert pool.chains == {"load": 1}
-    assert [key for key in pool.outstanding if key != "load"] == [
-        line.chain for line in s.queue.open.held
-    ]
+    assert s.queue.open.pool.chains == {"load": 1}
+    chains = [kind for kind in s.queue.outstanding if kind != ("load", "fit")]
+    assert chains == [line.kind for line in s.queue.open.held]
 
 
 def test_what_comes_after_a_chain() -> None:
@@ -342,9 +457,9 @@ def test_what_is_held_back_costs_little(monkeypatch: pytest.MonkeyPatch) -> None
     assert s.is_held(loads[-1])
     asked = []
 
-    def ask(queue: RootishQueue, ts: TaskState, pool: Pool, chain: Any) -> bool:
+    def ask(queue: RootishQueue, ts: TaskState, pool: Pool, kind: Kind) -> bool:
         asked.append(ts)
-        return is_held(queue, ts, pool, chain)
+        return is_held(queue, ts, pool, kind)
 
     is_held = RootishQueue.is_held
     monkeypatch.setattr(RootishQueue, "is_held", ask)
@@ -586,16 +701,43 @@ def test_about_to_run_is_not_looked_for_too_far() -> None:
 
 
 def test_would_wait() -> None:
-    """A consumer that could run at once is what is loaded for."""
+    """A consumer that could run once all is loaded is what is loaded for."""
     s = Paper(2)
     ts = s.add("load", 0)
     consumer = s.add("consume", 1, ts)
-    assert not would_wait(consumer, 1)
+    assert not would_wait(consumer, ts, 1)
     others = [s.send(s.add("consume", 2 + n)) for n in range(2)]
-    assert would_wait(consumer, 2)
-    assert not would_wait(consumer, 3)
-    both = s.add("combine", 10, ts, others[0])
-    assert would_wait(both, 3)
+    assert would_wait(consumer, ts, 2)
+    assert not would_wait(consumer, ts, 3)
+    assert not would_wait(s.add("combine", 10, ts, s.add("load", 9)), ts, 3)
+    assert would_wait(s.add("combine", 11, ts, others[0]), ts, 3)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_what_waits_for_loads_alone_is_loaded(clean: bool) -> None:
+    """Nothing is held back for what each of many workers can combine."""
+    s = Paper(8)
+    loads = []
+    for n in range(0, 1000, 100):
+        inputs = [s.add("load", n + i, nbytes=CHUNK_NBYTES) for i in range(32)]
+        loads += inputs
+        if clean:
+            inputs = [
+                s.add("clean", n + 40 + i, ts, nbytes=CHUNK_NBYTES)
+                for i, ts in enumerate(inputs)
+            ]
+        median = s.add("median", n + 80, *inputs, nbytes=1)
+        if n < 200:
+            # Inputs of the first are on their way to them
+            for ts in loads[-32:] + clean * inputs:
+                s.finish(s.send(ts), nbytes=CHUNK_NBYTES)
+                if ts in loads:
+                    s.queue.note(ts)
+            s.send(median)
+    loads = [ts for ts in loads if ts.state == "waiting"]
+    s.enqueue(*loads)
+    given = [ts for n in range(8) for ts in (s.give(n), s.give(n)) if ts]
+    assert len(given) == 16
 
 
 def test_outstanding_keeps_no_task_alive() -> None:
@@ -604,8 +746,9 @@ def test_outstanding_keeps_no_task_alive() -> None:
     loads, fits = fold(s)
     outstanding = Outstanding()
     for ts in loads[:8]:
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.pool(ts))
     assert outstanding.is_full(8, CHUNK_NBYTES)
+    assert outstanding.slots == 4
     refs = list(outstanding.tasks)
     assert [ref() for ref in refs] == loads[:8]
     for ts in loads:
@@ -631,7 +774,7 @@ def test_what_is_consumed_is_not_outstanding() -> None:
     loads, fits = fold(s)
     outstanding = Outstanding()
     for ts in loads[:8]:
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
         s.finish(ts, nbytes=CHUNK_NBYTES)
     s.finish(s.tasks["init", 0, 0], nbytes=1)
     for n in range(3):
@@ -652,9 +795,24 @@ def test_first_consumers_are_waited_for() -> None:
         ts = s.add("load", 2 * n + 1, nbytes=CHUNK_NBYTES)
         model = s.add("fit" if n < 4 else "refine", 2 * n + 2, model, ts, nbytes=1)
         groups.append(model.group)
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
     assert outstanding.is_full(6, CHUNK_NBYTES)
     assert outstanding.consumers is groups[0] is not groups[-1]
+
+
+def test_what_waits_longest_is_not_forgotten() -> None:
+    """However many others there are that must be held anyway."""
+    s = Paper(2)
+    loads, _ = fold(s, 8)
+    others = [s.add("load", 100 + n, nbytes=CHUNK_NBYTES) for n in range(80)]
+    s.add("mean", 201, *others, s.add("load", 200), nbytes=1)
+    outstanding = Outstanding()
+    for ts in loads + others:
+        outstanding.add(s.send(ts), s.queue.open.pool)
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    left = [ref() for ref in outstanding.tasks]
+    assert left == loads + others[-8 - LOOKED_AT :]
 
 
 def test_outstanding_is_bounded() -> None:
@@ -664,11 +822,11 @@ def test_outstanding_is_bounded() -> None:
     s.add("mean", 1000, *loads, nbytes=1)
     outstanding = Outstanding()
     for n, ts in enumerate(loads):
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
         assert outstanding.latest == ts.priority
         if n % 10 == 0:
             assert not outstanding.is_full(8, 100)
-    assert len(outstanding.tasks) <= 8 + LOOKED_AT + 10
+    assert len(outstanding.tasks) <= 2 * 8 + LOOKED_AT + 10
 
 
 def test_slacken() -> None:
@@ -684,20 +842,20 @@ def test_slacken() -> None:
 
     assert slack(0) == 0
     for ts in loads[:8]:
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
     assert outstanding.is_full(8, CHUNK_NBYTES)
     # Nothing is known of how long consumers take: 1 s
     for now, more in ((10, 0), (10.9, 0), (11, 4)):
         assert slack(now) == more
         assert outstanding.is_full(8, CHUNK_NBYTES) == (not more)
     for ts in loads[8:12]:
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
     for now, more in ((11.5, 4), (12.9, 4), (13, 8)):
         assert outstanding.is_full(8, CHUNK_NBYTES)
         assert slack(now) == more
     # One finishes
     for ts in loads[12:16]:
-        outstanding.add(s.send(ts))
+        outstanding.add(s.send(ts), s.queue.open.pool)
     assert outstanding.is_full(8, CHUNK_NBYTES)
     s.finish(s.send(fits[0]), nbytes=1)
     s.send(fits[1])

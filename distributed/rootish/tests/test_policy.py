@@ -1308,6 +1308,35 @@ def test_placed_where_it_starts_first(inputs: int) -> None:
         busy.remove_from_processing(running)
 
 
+@pytest.mark.parametrize("nworkers", [1, 2, 3])
+def test_placed_where_less_is_queued(nworkers: int) -> None:
+    """What waits for few workers is work of these, each with its share."""
+    s = Paper(3)
+    third, first, second = s.all
+    chunks = [s.send(s.add("load", n), ws) for n, ws in enumerate((first, second))]
+    s.finish(*chunks, nbytes=CHUNK_NBYTES)
+    ts = s.add("use", 9, *chunks)
+    first.nbytes += 1
+    assert s.rootish_policy.place(ts) is second
+    some = (second, third, first)[:nworkers]
+    for n in range(3):
+        load = s.add("load", 10 + n)
+        load.worker_restrictions = {ws.address for ws in some}
+        s.enqueue(load)
+    assert s.rootish_policy.place(ts) is (second if nworkers == 3 else first)
+    for n in range(2):
+        load = s.add("load", 20 + n)
+        load.worker_restrictions = {first.address}
+        s.enqueue(load)
+    assert s.rootish_policy.place(ts) is (first if nworkers == 1 else second)
+    # They take as long as those that have come last
+    longer = s.add("process", 30)
+    longer.prefix.duration_average = 100
+    longer.worker_restrictions = {ws.address for ws in some}
+    s.enqueue(longer)
+    assert s.rootish_policy.place(ts) is (second if nworkers == 3 else first)
+
+
 def test_placed_beside_the_data_rather_than_the_handle() -> None:
     """However large the handle, if many use it."""
     s = Paper(2)
