@@ -675,14 +675,18 @@ class Lane:
             if self._top() is run:
                 self._draw(run)
         n = 0
+        held = set()
         while n < len(families):
-            ts = families[n].head()
+            family = families[n]
+            ts = family.head()
             if ts is None:
                 self._forget(families.pop(n))
-            elif self._is_held(ts, families[n].line.kind_of(ts)):
-                n += 1
-            else:
-                return families[n]
+                continue
+            kind = family.line.kind_of(ts)
+            if kind not in held and not self._is_held(ts, kind):
+                return family
+            held.add(kind)
+            n += 1
         if run := self._top():
             family = self._draw(run)
             ts = family.cells[-1][0]

@@ -362,8 +362,8 @@ def test_chains_of_consumers_go_on_side_by_side(chains: int, waiting: int) -> No
     assert sum(s.queue.open.pool.chains.values()) == chains
 
 
-def test_loads_through_handles_of_their_own() -> None:
-    """They do not join the families of these beyond the bound."""
+def test_loads_through_handles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not join the families of these beyond the bound, nor is each asked."""
     s = Paper(2)
     model = s.send(s.add("init", 0, nbytes=1))
     handles, loads = [], []
@@ -381,6 +381,12 @@ def test_loads_through_handles_of_their_own() -> None:
             given.append(ts)
     assert 2 * 4 <= len(given) <= 2 * 4 + REST
     assert sorted(given, key=priority_of) == loads[: len(given)]
+    families = [family for family in s.queue.open.next if family.head()]
+    assert len(families) > 8
+    asked = []
+    monkeypatch.setattr(RootishQueue, "is_held", lambda *of: not asked.append(of))
+    assert s.offer(1) is None
+    assert len(asked) <= 2
 
 
 def test_end_of_a_chain() -> None:
