@@ -368,24 +368,36 @@ class Lane:
         self._fresh = []
         fresh.sort(key=_priority_of_cell)
         for cell in fresh:
-            ts = cell[0]
-            kind = kind_of(ts)
-            run = self._latest.get((ts.group, kind[1]))
-            if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
-                self._begin_run(ts, cell, kind)
-                continue
-            if run.chained is not False:
-                link = is_chained(run[-1][0], ts)
-                if link is False:
-                    if run.chained:
-                        self._begin_run(ts, cell, kind)
-                        continue
-                    run.chained = False
-                elif link and run.chained is None:
-                    run = self._begin_chain(run)
-                elif len(run) >= LOOKED_AT and run.chained is None:
-                    run.chained = False
-            run.append(cell)
+            self._file(cell)
+
+    def _file(self, cell: Cell, chained: bool | None = None) -> None:
+        """Put a task into a run.
+
+        Parameters
+        ----------
+        cell
+            Holds the task.
+        chained
+            False if it is not to be found out whether it is for a chain.
+        """
+        ts = cell[0]
+        kind = kind_of(ts)
+        run = self._latest.get((ts.group, kind[1]))
+        if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
+            self._begin_run(ts, cell, kind, chained)
+            return
+        if run.chained is not False:
+            link = is_chained(run[-1][0], ts)
+            if link is False:
+                if run.chained:
+                    self._begin_run(ts, cell, kind)
+                    return
+                run.chained = False
+            elif link and run.chained is None:
+                run = self._begin_chain(run)
+            elif len(run) >= LOOKED_AT and run.chained is None:
+                run.chained = False
+        run.append(cell)
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Whether a task joins a family that was made before it was ready."""
@@ -405,12 +417,14 @@ class Lane:
                 return True
         return False
 
-    def _begin_run(self, ts: TaskState, cell: Cell, kind: Kind) -> None:
+    def _begin_run(
+        self, ts: TaskState, cell: Cell, kind: Kind, chained: bool | None = None
+    ) -> None:
         line = self._lines.get(kind)
         if line is None:
             line = self._lines[kind] = _Line(kind)
         run = _Run([cell])
-        run.chained = None
+        run.chained = chained
         run.group = ts.group
         run.consumer = kind[1]
         self._latest[run.group, run.consumer] = run
@@ -487,6 +501,10 @@ class Lane:
                     line.place = None
                 elif priority_of(ts := run[0][0]) != priority and len(tops) > 1:
                     self._place(line, priority_of(ts))
+                elif not line.kind[1] and kind_of(ts)[1]:
+                    # Its consumers came after it. Such tasks come here one by one
+                    self._file(run.popleft(), chained=False)
+                    continue
                 elif ask and self._is_held(ts, line.kind):
                     line.place = None
                     line.held = True

@@ -302,6 +302,27 @@ def test_loads_for_other_consumers_go_on() -> None:
     }
 
 
+@pytest.mark.parametrize("settled", [False, True])
+def test_consumers_that_come_later(settled: bool) -> None:
+    """Loads that wait already are told apart by them."""
+    s = Paper(2)
+    load = s.add("load", 0, nbytes=CHUNK_NBYTES)
+    loads = [s.add("load", n) for n in range(1, 100)]
+    s.enqueue(load, *loads)
+    if settled:
+        assert s.give(0) is load
+    model = s.send(s.add("init", 200, nbytes=1))
+    for n, ts in enumerate(loads):
+        if n % 2:
+            model = s.add("fit", 300 + n, model, ts, nbytes=1)
+        else:
+            s.add("scale", 300 + n, ts, nbytes=CHUNK_NBYTES)
+    given = s.give_all(0)
+    held = [ts for ts in loads if ts not in given]
+    assert all(dts in loads[1::2] for dts in held)
+    assert 2 * 4 <= len(loads[1::2]) - len(held) <= 2 * 4 + REST
+
+
 def test_kind_of() -> None:
     """What is loaded, and for whom: the last that needs it."""
     s = Paper(2)
