@@ -25,6 +25,7 @@ from distributed.rootish.policy import SMALL_PART, UNKNOWN_OUTPUT, mean_output
 
 if TYPE_CHECKING:
     # Circular dependencies
+    from distributed.rootish.backpressure import Kind
     from distributed.rootish.lanes import _Line
     from distributed.scheduler import TaskState, WorkerState
 
@@ -38,9 +39,9 @@ LOOKED_AT = 32
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
 
-#: Holds a task as long as it is queued, and is empty then. (A list of one costs less
-#: than a weak reference.)
-Cell = list["TaskState"]
+#: Holds a task and the line that it waits in (see :mod:`distributed.rootish.lanes`) as
+#: long as it is queued, and is empty then. (A list costs less than a weak reference.)
+Cell = list[Any]
 
 
 class Family:
@@ -62,7 +63,7 @@ class Family:
     late
         Bytes that the tasks which became ready late make until they are combined.
     line
-        What its first task was held back with; see :mod:`distributed.rootish.lanes`.
+        The line that its first task waited in; see :mod:`distributed.rootish.lanes`.
     priority
         Of the task that was the first.
     number
@@ -106,9 +107,15 @@ class Family:
         cells = self.cells
         while cells:
             if cells[-1]:
-                return cells[-1][0]
+                ts: TaskState = cells[-1][0]
+                return ts
             cells.pop()
         return None
+
+    def kind(self) -> Kind:
+        """Return the kind of the first task. One has to be queued."""
+        kind: Kind = self.cells[-1][1].kind
+        return kind
 
     def adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Take in a task that has become ready late, if there is room for it.

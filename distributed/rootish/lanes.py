@@ -190,8 +190,8 @@ class _Run(deque[Cell]):
 
     __slots__ = ("chained", "consumer", "group", "line")
     group: TaskGroup
-    #: Name of the prefix of the consumers
-    consumer: str
+    #: Name of the prefix of the consumers, or number of a chain
+    consumer: str | int
     #: What it is held back with
     line: _Line
     #: Whether the consumers of its tasks wait for each other; None as long as it has
@@ -202,7 +202,8 @@ class _Run(deque[Cell]):
         """Return the first task that is still queued."""
         while self:
             if self[0]:
-                return self[0][0]
+                ts: TaskState = self[0][0]
+                return ts
             self.popleft()
         return None
 
@@ -217,11 +218,11 @@ class _Line:
     ----------
     kind
         Of the tasks.
-    chained
-        Whether they are for a chain.
+    chain
+        Number of the chain, None if they are for none.
     """
 
-    __slots__ = ("chained", "held", "kind", "place", "runs")
+    __slots__ = ("_kind", "chained", "held", "kind", "place", "runs")
 
     chained: bool
     held: bool
@@ -231,18 +232,18 @@ class _Line:
     #: By the priority of the first task, or what that was once
     runs: list[tuple[Any, int, _Run]]
 
-    def __init__(self, kind: Kind, chained: bool = False) -> None:
-        self.kind = kind
-        self.chained = chained
+    def __init__(self, kind: Kind, chain: int | None = None) -> None:
+        self._kind = kind
+        self.chained = chain is not None
+        self.kind = kind if chain is None else (kind[0], chain)
         self.held = False
         self.place = None
         self.runs = []
 
-    def kind_of(self, ts: TaskState) -> Kind:
-        """Return the kind of a task that is in a family with those of the line."""
-        if self.chained and self.kind[0] == ts.prefix.name:
-            return self.kind
-        return kind_of(ts)
+    def end_chain(self) -> None:
+        """Make no difference any more between what is left and others of the kind."""
+        self.chained = False
+        self.kind = self._kind
 
 
 class Lane:
@@ -381,23 +382,33 @@ class Lane:
             False if it is not to be found out whether it is for a chain.
         """
         ts = cell[0]
-        kind = kind_of(ts)
-        run = self._latest.get((ts.group, kind[1]))
+        line = self._line_of(ts)
+        key = ts.group, line.kind[1]
+        run = self._latest.get(key)
         if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
-            self._begin_run(ts, cell, kind, chained)
+            self._begin_run(cell, line, chained)
             return
         if run.chained is not False:
             link = is_chained(run[-1][0], ts)
             if link is False:
                 if run.chained:
-                    self._begin_run(ts, cell, kind)
+                    self._begin_run(cell, line, chained)
                     return
                 run.chained = False
             elif link and run.chained is None:
                 run = self._begin_chain(run)
             elif len(run) >= LOOKED_AT and run.chained is None:
                 run.chained = False
+        cell[1] = run.line
         run.append(cell)
+
+    def _line_of(self, ts: TaskState) -> _Line:
+        """Return the line of a task that is in no chain, as far as is known."""
+        kind = kind_of(ts)
+        line = self._lines.get(kind)
+        if line is None:
+            line = self._lines[kind] = _Line(kind)
+        return line
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Whether a task joins a family that was made before it was ready."""
@@ -407,26 +418,27 @@ class Lane:
         for family in spans[max(n - 2, 0) : n][::-1]:
             if priority > family.end:
                 continue
+            line = family.line
+            if not (line.chained and line.kind[0] == ts.prefix.name):
+                line = self._line_of(ts)
             # What was begun is not held back any more
-            if family.worker is not None and self._is_held(ts, family.line.kind_of(ts)):
+            if family.worker is not None and self._is_held(ts, line.kind):
                 continue
+            cell[1] = line
             if family.adopt(ts, cell):
                 if family.worker is not None:
-                    self._note(family, ts)
+                    self._note(cell)
                     self._push(family)
                 return True
         return False
 
-    def _begin_run(
-        self, ts: TaskState, cell: Cell, kind: Kind, chained: bool | None = None
-    ) -> None:
-        line = self._lines.get(kind)
-        if line is None:
-            line = self._lines[kind] = _Line(kind)
+    def _begin_run(self, cell: Cell, line: _Line, chained: bool | None) -> None:
+        cell[1] = line
+        ts = cell[0]
         run = _Run([cell])
         run.chained = chained
         run.group = ts.group
-        run.consumer = kind[1]
+        run.consumer = line.kind[1]
         self._latest[run.group, run.consumer] = run
         self._put(run, ts, line)
 
@@ -446,7 +458,10 @@ class Lane:
         chain.chained = True
         chain.group = run.group
         chain.consumer = run.consumer
-        self._put(chain, chain[0][0], _Line((name, next(self._counter)), chained=True))
+        line = _Line(run.line.kind, next(self._counter))
+        for cell in chain:
+            cell[1] = line
+        self._put(chain, chain[0][0], line)
         self._latest[run.group, run.consumer] = chain
         run.clear()
         return chain
@@ -456,7 +471,7 @@ class Lane:
         if line.chained:
             self.pool.chains[line.kind[0]] -= 1
             self._queue.outstanding.pop(line.kind, None)
-            line.chained = False
+            line.end_chain()
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""
@@ -602,15 +617,16 @@ class Lane:
         self._push(family)
         for cell in family.cells:
             if cell:
-                self._note(family, cell[0])
+                self._note(cell)
         mine = self.begun.setdefault(ws, [])
         mine.append(family)
         if len(mine) > 1 + ws.nthreads:
             self._give_back(mine.pop(0))
 
-    def _note(self, family: Family, ts: TaskState) -> None:
+    def _note(self, cell: Cell) -> None:
         """Count a task of a family that was begun among those that are out."""
-        self._queue.note(ts, self.pool, family.line.kind_of(ts))
+        ts, line = cell
+        self._queue.note(ts, self.pool, line.kind)
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""
@@ -700,16 +716,14 @@ class Lane:
             if ts is None:
                 self._forget(families.pop(n))
                 continue
-            kind = family.line.kind_of(ts)
+            kind = family.kind()
             if kind not in held and not self._is_held(ts, kind):
                 return family
             held.add(kind)
             n += 1
         if run := self._top():
             family = self._draw(run)
-            ts = family.cells[-1][0]
-            # A chain of which no task is left has ended
-            if not self._is_held(ts, family.line.kind_of(ts)):
+            if not self._is_held(family.cells[-1][0], family.kind()):
                 return family
             n += 1
         self._holds = bool(n or self.held)
@@ -734,7 +748,7 @@ class Lane:
         if priority_of(ts) > end:
             combined = False
             end, members = end_of_family(ts, 1)
-        while more := self._top(ask=False):
+        while more := self._top():
             after = more[0][0]
             if priority_of(after) > end:
                 if len(cells) < members:
@@ -764,7 +778,7 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                self._begin_run(after, cell, kind_of(after))
+                self._begin_run(cell, cell[1], None)
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break

@@ -231,7 +231,7 @@ class RootishQueue(MutableSet["TaskState"]):
             lane = found
             if home:
                 lane.beside = home[1]
-        cell = [value]
+        cell: Cell = [value, None]
         self._cells[value] = cell, lane
         lane.add(value, cell)
 
@@ -611,7 +611,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 ts = family.head()
                 if ts is None:
                     continue
-                latest = holding.get(family.line.kind_of(ts))
+                latest = holding.get(family.kind())
                 if latest is not None and _may_wait(ts, latest):
                     reason = "backpressure"
                 else:

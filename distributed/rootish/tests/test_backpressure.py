@@ -323,6 +323,35 @@ def test_consumers_that_come_later(settled: bool) -> None:
     assert 2 * 4 <= len(loads[1::2]) - len(held) <= 2 * 4 + REST
 
 
+def test_what_is_held_back_joins_no_family() -> None:
+    """Although it lies between those that meet in one."""
+    s = Paper(2)
+    loads, others = [], []
+    model = s.send(s.add("init", 0, nbytes=1))
+    for n in range(1, 400, 10):
+        pair = [s.add("other", n + i, nbytes=CHUNK_NBYTES) for i in (0, 3)]
+        loads.append(s.add("load", n + 1, nbytes=CHUNK_NBYTES))
+        model = s.add("fit", n + 2, model, loads[-1], nbytes=1)
+        s.add("combine", n + 4, *pair, nbytes=1)
+        others += pair
+    s.enqueue(*loads, *others)
+    given = s.give_all(0)
+    assert set(others) < set(given)
+    assert len(set(given) & set(loads)) <= 2 * 4 + REST
+
+
+def test_consumers_that_keep_what_they_get_are_not_waited_for() -> None:
+    """Even if those of other groups free it."""
+    s = Paper(2)
+    loads, fits = fold(s, 80)
+    for n, ts in enumerate(fits[8:]):
+        # Of the same prefix
+        ts.group = s.add("keep", 1000 + n, nbytes=CHUNK_NBYTES).group
+        ts.group.prefix = fits[0].prefix
+    s.enqueue(*loads)
+    assert len(s.give_all(0)) == len(loads)
+
+
 def test_kind_of() -> None:
     """What is loaded, and for whom: the last that needs it."""
     s = Paper(2)

@@ -367,8 +367,14 @@ def test_who_is_called_back() -> None:
     policy.unsure[loads[0].group] = None
     assert not policy.overdue()
     s.finish(loads[0], nbytes=CHUNK_NBYTES)
+    s.add("use", 10, loads[1])
+    loads[1].worker_restrictions = {s.all[0].address}
     assert policy.overdue() == [loads[2], loads[4]]
     assert not policy.unsure
+    # The one that stays is among those that are out
+    outstanding = s.queue.outstanding["load", "use"]
+    assert [ref() for ref in outstanding.tasks] == [loads[1]]
+    assert outstanding.pools == {s.queue.pool(loads[1])}
 
 
 def test_nothing_is_kept_of_restricted_tasks_that_are_gone() -> None:
