@@ -26,7 +26,6 @@ from distributed.rootish.policy import SMALL_PART, UNKNOWN_OUTPUT, mean_output
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.rootish.backpressure import Kind
-    from distributed.rootish.lanes import _Line
     from distributed.scheduler import TaskState, WorkerState
 
 #: What the tasks of a family may make before it is combined, as a multiple of the
@@ -62,8 +61,6 @@ class Family:
         The tasks, the next one last.
     late
         Bytes that the tasks which became ready late make until they are combined.
-    line
-        The line that its first task waited in; see :mod:`distributed.rootish.lanes`.
     priority
         Of the task that was the first.
     number
@@ -77,7 +74,6 @@ class Family:
         "end",
         "largest",
         "late",
-        "line",
         "number",
         "priority",
         "worker",
@@ -87,7 +83,6 @@ class Family:
     end: tuple[float, ...]
     largest: float
     late: float
-    line: _Line
     number: int
     priority: tuple[float, ...]
     worker: WorkerState | None

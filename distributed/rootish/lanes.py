@@ -14,7 +14,7 @@ import heapq
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,17 +186,37 @@ class Pool:
 
 
 class _Run(deque[Cell]):
-    """Cells of one group and kind, in the order of priority."""
+    """Cells of one group and kind, in the order of priority.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    group
+        The group.
+    consumer
+        Name of the prefix of the consumers, or number of a chain.
+    chained
+        Whether the consumers of its tasks wait for each other; None as long as it has
+        but one consumer, or that is not known.
+    """
 
     __slots__ = ("chained", "consumer", "group", "line")
-    group: TaskGroup
-    #: Name of the prefix of the consumers, or number of a chain
-    consumer: str | int
+
     #: What it is held back with
     line: _Line
-    #: Whether the consumers of its tasks wait for each other; None as long as it has
-    #: but one consumer
-    chained: bool | None
+
+    def __init__(
+        self,
+        cells: Iterable[Cell],
+        group: TaskGroup,
+        consumer: str | int,
+        chained: bool | None,
+    ):
+        super().__init__(cells)
+        self.group = group
+        self.consumer = consumer
+        self.chained = chained
 
     def head(self) -> TaskState | None:
         """Return the first task that is still queued."""
@@ -383,8 +403,7 @@ class Lane:
         """
         ts = cell[0]
         line = self._line_of(ts)
-        key = ts.group, line.kind[1]
-        run = self._latest.get(key)
+        run = self._latest.get((ts.group, line.kind[1]))
         if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
             self._begin_run(cell, line, chained)
             return
@@ -418,9 +437,7 @@ class Lane:
         for family in spans[max(n - 2, 0) : n][::-1]:
             if priority > family.end:
                 continue
-            line = family.line
-            if not (line.chained and line.kind[0] == ts.prefix.name):
-                line = self._line_of(ts)
+            line = self._line_of(ts)
             # What was begun is not held back any more
             if family.worker is not None and self._is_held(ts, line.kind):
                 continue
@@ -435,15 +452,12 @@ class Lane:
     def _begin_run(self, cell: Cell, line: _Line, chained: bool | None) -> None:
         cell[1] = line
         ts = cell[0]
-        run = _Run([cell])
-        run.chained = chained
-        run.group = ts.group
-        run.consumer = line.kind[1]
-        self._latest[run.group, run.consumer] = run
+        run = _Run([cell], ts.group, line.kind[1], chained)
         self._put(run, ts, line)
 
     def _put(self, run: _Run, ts: TaskState, line: _Line) -> None:
         """Put a run, of which ``ts`` is the first, into a line."""
+        self._latest[run.group, run.consumer] = run
         run.line = line
         priority = priority_of(ts)
         heapq.heappush(line.runs, (priority, next(self._counter), run))
@@ -454,15 +468,11 @@ class Lane:
         """Give a line of its own to a run of tasks whose consumers form a chain."""
         name = run.group.prefix.name
         self.pool.chains[name] += 1
-        chain = _Run(cell for cell in run if cell)
-        chain.chained = True
-        chain.group = run.group
-        chain.consumer = run.consumer
+        chain = _Run(filter(None, run), run.group, run.consumer, True)
         line = _Line(run.line.kind, next(self._counter))
         for cell in chain:
             cell[1] = line
         self._put(chain, chain[0][0], line)
-        self._latest[run.group, run.consumer] = chain
         run.clear()
         return chain
 
@@ -786,7 +796,6 @@ class Lane:
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
         family = Family(cells, end, largest)
-        family.line = run.line
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family

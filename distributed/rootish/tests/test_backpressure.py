@@ -201,7 +201,7 @@ def test_why_a_family_waits(kind: str) -> None:
     s.enqueue(*loads)
     choice = s.offer(0)
     assert choice
-    line = choice.family.line
+    line = choice.family.cells[-1][1]
     assert line.chained
     outstanding = s.queue.outstanding[line.kind] = Outstanding()
     outstanding.consumers = fits[0].group if kind != "not full" else None
@@ -437,6 +437,28 @@ def test_loads_through_handles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(RootishQueue, "is_held", lambda *of: not asked.append(of))
     assert s.offer(1) is None
     assert len(asked) <= 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("name", ["load", "mask"])
+def test_what_joins_the_family_of_a_chain(name: str, begun: bool) -> None:
+    """It counts as what it is, and not as one for the chain."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    ts = s.add(name, 4, nbytes=CHUNK_NBYTES)
+    s.add("scale", 1000, ts, nbytes=1)
+    s.enqueue(*loads)
+    assert s.give(0) if begun else s.offer(0)
+    s.enqueue(ts)
+    [family] = [
+        family
+        for family in s.queue.open.families()
+        if any(cell and cell[0] is ts for cell in family.cells)
+    ]
+    assert (family.worker is not None) is begun
+    assert family.head() in loads
+    cell, _ = s.queue._cells[ts]
+    assert cell[1].kind == (name, "scale")
 
 
 def test_end_of_a_chain() -> None:
