@@ -35,8 +35,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from distributed.rootish.families import LOOKED_AT, priority_of
-from distributed.rootish.policy import HANDLE_BYTES, SMALL_PART, mean_output
+from distributed.rootish.families import priority_of
+from distributed.rootish.policy import (
+    HANDLE_BYTES,
+    LOOKED_AT,
+    SMALL_PART,
+    mean_output,
+)
 
 if TYPE_CHECKING:
     # Circular dependencies

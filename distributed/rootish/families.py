@@ -21,7 +21,12 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distributed.rootish.policy import SMALL_PART, UNKNOWN_OUTPUT, mean_output
+from distributed.rootish.policy import (
+    LOOKED_AT,
+    SMALL_PART,
+    UNKNOWN_OUTPUT,
+    mean_output,
+)
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -31,10 +36,6 @@ if TYPE_CHECKING:
 #: What the tasks of a family may make before it is combined, as a multiple of the
 #: largest output among them. Those that become ready late may make as much again.
 FAMILY_OUTPUT = 4.6
-
-#: No more tasks than this are looked at to learn something about another: its
-#: dependents, the inputs of a reduction, the steps on the way there.
-LOOKED_AT = 32
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from distributed.rootish.backpressure import Kind, is_chained, kind_of
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
-    LOOKED_AT,
     Cell,
     Family,
     end_of_family,
@@ -30,6 +29,7 @@ from distributed.rootish.families import (
     output_until_reduced,
     priority_of,
 )
+from distributed.rootish.policy import LOOKED_AT
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -294,7 +294,6 @@ class Lane:
     """
 
     __slots__ = (
-        "_combined",
         "_counter",
         "_end",
         "_fresh",
@@ -341,8 +340,6 @@ class Lane:
     _holds: bool
     #: Up to where tasks are neighbors of those in the family that was made last
     _end: tuple[float, ...]
-    #: Whether they are combined with others before they meet there
-    _combined: bool
 
     def __init__(self, queue: RootishQueue, pool: Pool):
         self._queue = queue
@@ -358,7 +355,6 @@ class Lane:
         self._lines = {}
         self._spans = []
         self._end = ()
-        self._combined = False
         self._holds = False
         self._unfinished = []
         self._nbegun = 0
@@ -752,11 +748,10 @@ class Lane:
         ts = last = cell[0]
         after = None
         largest, made = output_until_reduced(ts)
-        end, combined = self._end, self._combined
+        end = self._end
         complete: tuple[float, ...] = ()
         members = 1
         if priority_of(ts) > end:
-            combined = False
             end, members = end_of_family(ts, 1)
         while more := self._top():
             after = more[0][0]
@@ -764,7 +759,7 @@ class Lane:
                 if len(cells) < members:
                     # Others of the family are not ready yet
                     break
-                complete, combined = end, True
+                complete = end
                 end, members = end_of_family(last, 2)
                 if priority_of(after) > end:
                     break
@@ -780,7 +775,6 @@ class Lane:
         if (
             after
             and len(cells) > 1
-            and (combined or len(ts.dependents) > 1)
             and priority_of(after) < first_use(last)
             and first_use(ts) < priority_of(after)
         ):
@@ -792,7 +786,7 @@ class Lane:
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break
-        self._end, self._combined = end, combined
+        self._end = end
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
         family = Family(cells, end, largest)

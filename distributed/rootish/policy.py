@@ -11,11 +11,13 @@ where
     beside them.
 
 Both are counted in bytes. What a task brings in is the mean output of its group so far.
-What it frees is its share of its inputs, each shared out among the tasks that use it; a
-path, an opened file, or a table that thousands of reads need is next to nothing, at any
-depth of the graph and however many of them there are. An input that a client keeps is
-not freed at all. To move an input means that in the end it lies on every worker, or on
-as many as it has users. A fifth of the output is the bound on both.
+What it frees is its share of its inputs, each shared out among the tasks of its name
+that use it; a path, an opened file, or a table that thousands of reads need is next to
+nothing, at any depth of the graph and however many of them there are. An input that a
+client keeps is not freed at all. To move an input means that in the end it lies on
+every worker, or on as many as it has users. A fifth of the output is the bound on both.
+Where more than a fifth of a collection's group frees as much as it brings in, so does
+the rest: the mean output of a group that pads chunks is not that of an edge.
 
 As long as no output of a group is known, its tasks are taken for loads if nothing that
 they depend on is data, and for consumers otherwise.
@@ -29,6 +31,7 @@ See the page "How the decision is made" of the documentation for the evidence.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -63,6 +66,10 @@ UNKNOWN_OUTPUT = 2**20
 #: Up to this size, in bytes, an output is a handle or a number: it is not worth to be
 #: held back. What is larger is data, if it is one of many.
 HANDLE_BYTES = 2**15
+
+#: No more tasks than this are looked at to learn something about another: its
+#: dependents, the inputs of a reduction, the steps on the way there.
+LOOKED_AT = 32
 
 #: Topic of the events that tell of verdicts
 TOPIC = "rootish"
@@ -202,6 +209,24 @@ def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
     )
 
 
+def _users_alike(dts: TaskState, prefix: TaskPrefix) -> float:
+    """Return how many tasks of a name use an output.
+
+    What other tasks need of it does not make it less: it is freed when the last of them
+    is done, whichever that is.
+
+    Parameters
+    ----------
+    dts
+        The task whose output it is.
+    prefix
+        Of the tasks, of which there is one at least.
+    """
+    some = list(itertools.islice(dts.dependents, LOOKED_AT))
+    alike = sum(user.prefix is prefix for user in some)
+    return max(alike * len(dts.dependents) / len(some), 1.0)
+
+
 def stands_for_data(run_spec: object) -> bool:
     """Whether a task is an object of the graph that only stands for data.
 
@@ -228,6 +253,10 @@ class GroupFacts:
         How often it was given since there was another.
     guessed
         Whether nothing was known of the output when it was given.
+    weighed
+        How many tasks were weighed when the output was known.
+    freeing
+        How many of those free as much as they bring in.
     output_until_reduced
         Output of a task, and what is made of it before it is combined, in bytes; see
         :func:`distributed.rootish.families.output_until_reduced`.
@@ -238,14 +267,18 @@ class GroupFacts:
     __slots__ = (
         "_earlier",
         "count",
+        "freeing",
         "guessed",
         "output_review_at",
         "output_until_reduced",
         "verdict",
+        "weighed",
     )
 
     verdict: Verdict | None
     count: int
+    weighed: int
+    freeing: int
     #: Verdicts before the last one -> how often they were given
     _earlier: dict[Verdict, int] | None
     guessed: bool
@@ -255,6 +288,7 @@ class GroupFacts:
     def __init__(self) -> None:
         self.verdict = None
         self.count = 0
+        self.weighed = self.freeing = 0
         self._earlier = None
         self.guessed = False
         self.output_review_at = 0
@@ -296,6 +330,18 @@ class GroupFacts:
             verdict.reason: count for verdict, count in self.decisions.items()
         }
         return {name: fact for name, fact in facts.items() if name not in exclude}
+
+    def count_weighed(self, frees: bool) -> None:
+        """Count a task that was weighed, if its output is known.
+
+        Parameters
+        ----------
+        frees
+            Whether it frees as much as it brings in.
+        """
+        if not self.guessed:
+            self.weighed += 1
+            self.freeing += frees
 
     def change(self, verdict: Verdict) -> bool:
         """Note a verdict other than the last; return whether the group never had it."""
@@ -526,7 +572,8 @@ class Producers(RootishPolicy):
         state = self.state
         tg = ts.group
         known = expected_output(ts)
-        tg.rootish_facts.guessed = known is None
+        facts = tg.rootish_facts
+        facts.guessed = known is None
         output = UNKNOWN_OUTPUT if known is None else known
         bound = SMALL_PART * output
         is_small = output <= HANDLE_BYTES
@@ -548,8 +595,12 @@ class Producers(RootishPolicy):
             if known is None and _is_data(dts, nbytes, inputs):
                 return CONSUMER
             if not (is_small or dts.who_wants):
-                frees += nbytes / users
+                share = nbytes / users
+                if frees + share < bound <= frees + nbytes:
+                    share = nbytes / _users_alike(dts, tg.prefix)
+                frees += share
                 if frees >= bound:
+                    facts.count_weighed(True)
                     return CONSUMER
             if len(dts.who_has or ()) < nworkers:
                 copies += nbytes * (nworkers - 1) / max(users, nworkers)
@@ -559,6 +610,10 @@ class Producers(RootishPolicy):
             and inputs * tg._size < nworkers
         ):
             # The user wants no tasks spread for the sake of their number
+            return CONSUMER
+        facts.count_weighed(False)
+        # Other keys are all calls of a function, whatever it is called for
+        if type(ts.key) is tuple and facts.freeing > SMALL_PART * facts.weighed:
             return CONSUMER
         return PRODUCER if copies < max(bound, HANDLE_BYTES) else BESIDE
 

@@ -51,7 +51,7 @@ from distributed.rootish.backpressure import (
     loads_much,
     would_wait,
 )
-from distributed.rootish.families import LOOKED_AT, Cell, priority_of
+from distributed.rootish.families import Cell, priority_of
 from distributed.rootish.handles import Handles, bound_to
 from distributed.rootish.lanes import (
     REASONS,
@@ -62,6 +62,7 @@ from distributed.rootish.lanes import (
     beside,
     restrictions_of,
 )
+from distributed.rootish.policy import LOOKED_AT
 
 if TYPE_CHECKING:
     # Circular dependencies

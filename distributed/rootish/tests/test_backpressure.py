@@ -25,9 +25,9 @@ from distributed.rootish.backpressure import (
     loads_much,
     would_wait,
 )
-from distributed.rootish.families import FAMILY_OUTPUT, LOOKED_AT, priority_of
+from distributed.rootish.families import FAMILY_OUTPUT, priority_of
 from distributed.rootish.lanes import Pool
-from distributed.rootish.policy import HANDLE_BYTES
+from distributed.rootish.policy import HANDLE_BYTES, LOOKED_AT
 from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (

@@ -11,12 +11,16 @@ from dask._task_spec import List, Task, TaskRef
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
-    LOOKED_AT,
     end_of_family,
     first_use,
     output_until_reduced,
 )
-from distributed.rootish.policy import CONSUMER, PRODUCER, UNKNOWN_OUTPUT
+from distributed.rootish.policy import (
+    CONSUMER,
+    LOOKED_AT,
+    PRODUCER,
+    UNKNOWN_OUTPUT,
+)
 from distributed.rootish.simulation import Cluster
 from distributed.rootish.tests import utils
 from distributed.rootish.tests.paper import Paper
@@ -314,6 +318,25 @@ def test_what_is_combined_first_is_not_torn() -> None:
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[3]
     assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
+
+
+def test_what_is_combined_first_is_not_torn_for_what_is_last() -> None:
+    """Nor if each is needed for something else, of which the end is far away."""
+    s = Paper(2)
+    loads, sums, counts = [], [], []
+    for n in range(0, 40, 10):
+        three = [s.add("load", n + 3 * i, nbytes=10) for i in range(3)]
+        names = [s.add("name", n + 3 * i + 1, ts) for i, ts in enumerate(three)]
+        counts += [
+            s.add("count", 50 + n + i, ts, nbytes=1) for i, ts in enumerate(names)
+        ]
+        sums.append(s.add("sum", n + 9, *names, nbytes=10))
+        loads += three
+    s.add("total", 100, *sums)
+    s.add("all", 101, *counts)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[3]
 
 
 def test_bound_is_of_the_largest_output() -> None:

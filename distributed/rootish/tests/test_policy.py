@@ -29,6 +29,7 @@ from distributed.rootish.policy import (
     COUNTED,
     FEW,
     HANDLE_BYTES,
+    LOOKED_AT,
     NOT_COUNTED,
     PLACED,
     POLICIES,
@@ -1530,7 +1531,7 @@ def made_of(s: Paper, source: str, name: str, nbytes: int, users: int = 3) -> Ta
         chunk = s.send(s.add(source, n))
         tasks.append(s.add(name, 100 + n, chunk))
         for i in range(users - 1):
-            s.add("other", 1000 + users * n + i, chunk)
+            s.add(name, 1000 + users * n + i, chunk)
         s.finish(chunk, nbytes=nbytes)
     return tasks[0]
 
@@ -1626,6 +1627,7 @@ def weigh(
     others: int | None = None,
     many: bool = True,
     number: int = 20,
+    user: str = "process",
 ) -> Verdict:
     """Judge one of many tasks with inputs of the same kind.
 
@@ -1647,6 +1649,8 @@ def weigh(
         Whether the input is one of many.
     number
         How many tasks there are.
+    user
+        Name of the other tasks that use an input.
     """
     tasks = []
     for n in range(number):
@@ -1655,7 +1659,7 @@ def weigh(
         if kept:
             dts.who_wants = {s.client}
         for i in range(users - 1):
-            s.add("other", 20_000 + users * n + i, dts)
+            s.add(user, 20_000 + users * n + i, dts)
         s.finish(dts, nbytes=nbytes if others is None or not n else others)
     [first, *_] = tasks
     [dts] = first.dependencies
@@ -1683,6 +1687,36 @@ def test_brings_in_more_than_it_frees(
     """A fifth of the output is the bound on what is freed, and on copies."""
     assert SMALL_PART == 1 / 5
     assert weigh(Paper(4), MIB, output, users) is expected
+
+
+@pytest.mark.parametrize("users", [6, 16, LOOKED_AT, 2 * LOOKED_AT])
+def test_what_others_need_as_well_is_freed(users: int) -> None:
+    """A chunk with many quick users is freed by the one that copies it, too."""
+    assert weigh(Paper(4), MIB, MIB, users, user="other") is CONSUMER
+
+
+@pytest.mark.parametrize(
+    ("chunks", "of_collection", "expected"),
+    [(5, True, CONSUMER), (4, True, PRODUCER), (5, False, PRODUCER)],
+)
+def test_edges_in_a_group_of_chunks(
+    chunks: int, of_collection: bool, expected: Verdict
+) -> None:
+    """The mean output of a group that pads chunks is not that of an edge."""
+    s = Paper(2)
+    sources = [s.send(s.add("load", n)) for n in range(chunks)]
+    edges = [s.send(s.add("cut", 100 + n)) for n in range(20 - chunks)]
+    tasks = [s.add("pad", 200 + n, dts) for n, dts in enumerate(sources + edges)]
+    s.finish(*sources, nbytes=MIB)
+    s.finish(*edges, nbytes=4 * KIB)
+    tasks[0].group.add_type("bytes")
+    tasks[0].group.update_nbytes(MIB)
+    if not of_collection:
+        for ts in tasks:
+            ts.key = str(ts.key)
+    verdicts = [s.rootish_policy.verdict(ts) for ts in tasks]
+    assert verdicts[:chunks] == [CONSUMER] * chunks
+    assert verdicts[-1] is expected
 
 
 @pytest.mark.parametrize(("kept", "expected"), [(True, BESIDE), (False, CONSUMER)])
