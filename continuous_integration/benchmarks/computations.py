@@ -163,6 +163,12 @@ def weighted_rows(client: Client, wind: xarray.Dataset) -> Any:
     return wind.u.weighted(weights).mean(("time", "y")).compute()
 
 
+@on_files("weighted-field")
+def weighted_field(client: Client, wind: xarray.Dataset) -> Any:
+    """Mean over time, with weights that are read as well, as many as there is data."""
+    return wind.u.weighted(wind.v).mean("time").compute()
+
+
 @on_files("quadratic-mean")
 def quadratic_mean(client: Client, wind: xarray.Dataset) -> Any:
     """Quadratic mean over time."""
@@ -352,6 +358,12 @@ def _frame() -> Any:
 def frame_groupby(client: Client, folder: Path, prepared: None) -> Any:
     """Mean of groups of a data frame."""
     return _frame().groupby("a").b.mean().compute().sort_index()
+
+
+@workload("frame-describe", modules=("dask.dataframe", "pandas"))
+def frame_describe(client: Client, folder: Path, prepared: None) -> Any:
+    """Describe the columns of a data frame: six computations use each of them."""
+    return _frame().describe().compute()
 
 
 @workload("frame-merge", modules=("dask.dataframe", "pandas"))

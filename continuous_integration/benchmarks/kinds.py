@@ -130,6 +130,28 @@ def handles_anomaly(client: Client, folder: Path, prepared: None) -> Any:
     return abs(array - array.mean(axis=0)).max().compute()
 
 
+@_through_handles("handles-outputs")
+def handles_outputs(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, mean over time and quadratic mean of each day."""
+    array = from_handles(folder, 10)
+    return dask.compute(array.mean(axis=0), (array**2).mean(axis=(1, 2)))
+
+
+@_through_handles("handles-changes")
+def handles_changes(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, deviation of the changes from day to day."""
+    array = from_handles(folder, 10)
+    return (array[1:] - array[:-1]).std(axis=0).compute()
+
+
+@_through_handles("handles-padded")
+def handles_padded(client: Client, folder: Path, prepared: None) -> Any:
+    """Read through 8 opened handles, smooth chunks that are padded on all sides."""
+    array = from_handles(folder, 4)
+    smoothed = array.map_overlap(smooth, depth=(1, 4, 4), boundary="periodic")
+    return smoothed.mean(axis=0).compute()
+
+
 # Pools of workers
 
 
