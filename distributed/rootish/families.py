@@ -129,6 +129,7 @@ class Family:
             Whether there was room.
         """
         output, made = output_until_reduced(ts)
+        made = max(made, output)
         largest = max(self.largest, output)
         if self.late + made > FAMILY_OUTPUT * largest:
             return False
@@ -318,7 +319,6 @@ def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
     made = sum(map(share, some))
     if some:
         made *= len(dependents) / len(some)
-    made = max(made, output)
     for reduction, _ in itertools.islice(_reductions(ts, max), 2):
         known = mean_output(reduction.group)
         if (

@@ -747,7 +747,8 @@ class Lane:
         cells = [cell]
         ts = last = cell[0]
         after = None
-        largest, made = output_until_reduced(ts)
+        loaded, made = output_until_reduced(ts)
+        largest = loaded
         end = self._end
         complete: tuple[float, ...] = ()
         members = 1
@@ -764,9 +765,11 @@ class Lane:
                 if priority_of(after) > end:
                     break
             output, makes = output_until_reduced(after)
-            if made + makes > FAMILY_OUTPUT * max(largest, output):
+            bound = FAMILY_OUTPUT * max(largest, output)
+            if loaded + output > bound or made + makes > bound:
                 break
             largest = max(largest, output)
+            loaded += output
             made += makes
             cells.append(more.popleft())
             last = after
