@@ -292,7 +292,7 @@ def test_large_family_is_shared_out(nbytes: int | None) -> None:
 def test_family_that_makes_much_is_short() -> None:
     """What is made of a task until it is combined counts, not the task."""
     s = Paper(2)
-    loads = [s.add("load", n, nbytes=10) for n in range(4)]
+    loads = [s.add("load", n, nbytes=10) for n in range(2 * MOST)]
     large = [
         s.add("grow", 10 * (n + 1) + i, ts, nbytes=10)
         for n, ts in enumerate(loads)
@@ -431,16 +431,19 @@ def test_late_members_go_first() -> None:
     assert s.give_all(0) == loads[1:]
 
 
-def test_late_members_are_bounded() -> None:
-    """Memory bounds a family with them, too: others take what is more."""
+@pytest.mark.parametrize(("nbytes", "most"), [(1, MOST_LATE), (20, MOST_LATE // 2)])
+def test_late_members_are_bounded(nbytes: int, most: int) -> None:
+    """By what they load, and what is made of it: others take what is more."""
     s = Paper(2)
     first = s.add("load", 0, nbytes=10)
     late = [s.add("load", n) for n in range(1, 40)]
-    s.add("sum", 100, first, *late)
+    s.add("sum", 100, first, *late, nbytes=1)
+    for n, ts in enumerate([first, *late]):
+        s.add("copy", 41 + n, ts, nbytes=nbytes)
     s.enqueue(first, s.add("last", 1000))
     assert s.give(0) is first
     s.enqueue(*late)
-    assert s.give(1) is late[MOST_LATE]
+    assert s.give(1) is late[most]
 
 
 def test_an_empty_queue_keeps_no_family() -> None:

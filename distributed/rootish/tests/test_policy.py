@@ -1695,6 +1695,32 @@ def test_what_others_need_as_well_is_freed(users: int) -> None:
     assert weigh(Paper(4), MIB, MIB, users, user="other") is CONSUMER
 
 
+def test_one_that_copies_what_many_others_use() -> None:
+    """Not all users are looked at, and the one that copies may not be among them."""
+    s = Paper(2)
+    copies = []
+    for n in range(20):
+        chunk = s.send(s.add("load", n))
+        copies.append(s.add("copy", 100 + n, chunk, nbytes=MIB))
+        for i in range(3 * LOOKED_AT):
+            s.add("count", 1000 + 100 * n + i, chunk)
+        s.finish(chunk, nbytes=MIB)
+    assert {s.rootish_policy.verdict(ts) for ts in copies} == {CONSUMER}
+
+
+def test_guesses_are_not_counted_as_known() -> None:
+    """Tables were taken for what is consumed until one was known to become far more."""
+    s = Paper(2)
+    tables = [s.send(s.add("table", n)) for n in range(20)]
+    tasks = [s.add("decode", 100 + n, dts) for n, dts in enumerate(tables)]
+    s.finish(*tables, nbytes=MIB)
+    tables[0].group.rootish_facts.verdict = FEW
+    assert {s.rootish_policy.verdict(ts) for ts in tasks} == {CONSUMER}
+    tasks[0].group.add_type("bytes")
+    tasks[0].group.update_nbytes(20 * MIB)
+    assert s.rootish_policy.verdict(tasks[1]).rootish
+
+
 @pytest.mark.parametrize(
     ("chunks", "of_collection", "expected"),
     [(5, True, CONSUMER), (4, True, PRODUCER), (5, False, PRODUCER)],
