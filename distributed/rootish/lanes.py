@@ -177,10 +177,19 @@ class Pool:
         return threads
 
     def has_room(self, ws: WorkerState) -> bool:
-        """Whether a worker of the pool has resources left for a task."""
+        """Whether a worker of the pool has resources left for a task.
+
+        What it has is counted, since the base's ``WorkerState.used_resources`` does not
+        change when a task is stolen.
+        """
         saturation = self._state.WORKER_SATURATION
+
+        def used(name: str) -> float:
+            asked = filter(None, (ts.resource_restrictions for ts in ws.processing))
+            return sum(wanted.get(name, 0) for wanted in asked)
+
         return all(
-            ws.used_resources.get(name, 0) < saturation * ws.resources.get(name, 0)
+            used(name) < saturation * ws.resources.get(name, 0)
             for name in self._like.resource_restrictions
         )
 

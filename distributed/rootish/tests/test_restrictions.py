@@ -175,17 +175,21 @@ def test_whoever_is_free_may_run_nothing() -> None:
 
 def test_resources_in_use() -> None:
     """A worker gets as many as its resources last for, and one to follow."""
-    s = Paper(2, resources=[{"GPU": 1}])
-    first, second = (s.add("load", n) for n in range(2))
-    for ts in (first, second):
+    s = Paper(2, resources=[{"GPU": 1}, {"GPU": 1}])
+    loads = [s.add("load", n) for n in range(4)]
+    for ts in loads:
         ts.resource_restrictions = {"GPU": 1}
-    s.enqueue(first, second)
-    ws = s.all[0]
-    assert s.give(0) is first
-    ws.used_resources["GPU"] = 1
-    assert s.offer(0)
-    ws.used_resources["GPU"] = 2
+    s.enqueue(*loads)
+    ws, thief = s.all
+    assert s.give(0) is loads[0]
+    assert s.give(0) is loads[1]
     assert s.offer(0) is None
+    # The base leaves resources alone when a task is stolen
+    ws.used_resources["GPU"] = 2
+    ws.processing.discard(loads[1])
+    s.send(loads[1], thief)
+    assert s.give(0) is loads[2]
+    assert s.give(1) is loads[3]
 
 
 def test_why_waiting() -> None:
