@@ -304,38 +304,29 @@ def test_family_that_makes_much_is_short() -> None:
     assert s.give(1) is loads[1]
 
 
-def test_what_is_combined_first_is_not_torn() -> None:
-    """A family ends with what is combined, though a part of the next would fit."""
+@pytest.mark.parametrize("other", [False, True])
+def test_what_is_combined_first_is_not_torn(other: bool) -> None:
+    """A family ends with what is combined, though a part of the next would fit.
+
+    It does so if each is needed for something else as well, of which the end is far.
+    """
     s = Paper(2)
-    loads, sums = [], []
-    for n in range(0, 16, 4):
-        three = [s.add("load", n + i, nbytes=10) for i in range(3)]
-        sums.append(s.add("sum", n + 3, *three, nbytes=10))
+    loads, sums, counts = [], [], []
+    for n in range(0, 40, 10):
+        three = [s.add("load", n + 2 * i, nbytes=10) for i in range(3)]
+        names = [s.add("name", n + 2 * i + 1, ts) for i, ts in enumerate(three)]
+        if other:
+            for i, ts in enumerate(names, 50 + n):
+                counts.append(s.add("count", i, ts, nbytes=1))
+        sums.append(s.add("sum", n + 9, *names, nbytes=10))
         loads += three
     s.add("total", 100, *sums)
+    if other:
+        s.add("all", 101, *counts)
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[3]
     assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
-
-
-def test_what_is_combined_first_is_not_torn_for_what_is_last() -> None:
-    """Nor if each is needed for something else, of which the end is far away."""
-    s = Paper(2)
-    loads, sums, counts = [], [], []
-    for n in range(0, 40, 10):
-        three = [s.add("load", n + 3 * i, nbytes=10) for i in range(3)]
-        names = [s.add("name", n + 3 * i + 1, ts) for i, ts in enumerate(three)]
-        counts += [
-            s.add("count", 50 + n + i, ts, nbytes=1) for i, ts in enumerate(names)
-        ]
-        sums.append(s.add("sum", n + 9, *names, nbytes=10))
-        loads += three
-    s.add("total", 100, *sums)
-    s.add("all", 101, *counts)
-    s.enqueue(*loads)
-    assert s.give(0) is loads[0]
-    assert s.give(1) is loads[3]
 
 
 def test_bound_is_on_what_is_loaded_and_what_is_made() -> None:
