@@ -85,7 +85,6 @@ class Paper(SchedulerState):
             self.join(n)
         for ws, supplied in zip(self.all, resources):
             ws.resources.update(supplied)
-            ws.used_resources.update(dict.fromkeys(supplied, 0))
             for name, quantity in supplied.items():
                 self.resources.setdefault(name, {})[ws.address] = quantity
 

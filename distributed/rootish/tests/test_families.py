@@ -100,11 +100,11 @@ def test_facts_are_looked_up_again_when_more_is_known() -> None:
     """They are kept with the group meanwhile, so that they cost nothing."""
     s = Paper()
     first, second, *others = (s.add("chunk", n) for n in range(20))
-    assert output_until_reduced(first)[0] == UNKNOWN_OUTPUT
+    assert output_until_reduced(first) == (UNKNOWN_OUTPUT, 0)
     s.finish(s.send(first), nbytes=10)
-    assert output_until_reduced(second)[0] == 10
+    assert output_until_reduced(second) == (10, 0)
     s.finish(s.send(second), nbytes=5)
-    assert output_until_reduced(others[0])[0] == 10
+    assert output_until_reduced(others[0]) == (10, 0)
     for ts in others:
         s.finish(s.send(ts), nbytes=5)
     assert output_until_reduced(others[0])[0] < 6
