@@ -7,7 +7,8 @@ tree, two fields that are combined elementwise, the chunks of a stencil, each th
 neighbor of the next, and a chunk with its weights and its mask are all stretches.
 
 What bounds a family is memory: until it is combined, its worker holds what its tasks
-have made, and so does every other worker. Everything here is counted in bytes.
+have made, and so does every other worker. Everything here is counted in bytes. Where
+being longer costs no memory, a family may be longer (:class:`Reach`).
 
 Whatever looks at other tasks looks at :data:`LOOKED_AT` of them at most, so that its
 cost does not grow with the graph.
@@ -19,7 +20,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.policy import (
     LOOKED_AT,
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from distributed.rootish.backpressure import Kind
     from distributed.scheduler import TaskState, WorkerState
 
-#: What the tasks of a family may make before it is combined, as a multiple of the
-#: largest output among them. Those that become ready late may make as much again.
+#: What the tasks of a family may load before it is combined, and what may be made of
+#: that, as a multiple of the largest output among them. As much again may be loaded for
+#: what is combined at once, or becomes ready late.
 FAMILY_OUTPUT = 4.6
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
@@ -55,13 +57,16 @@ class Family:
         Tasks of this priority or before, which become ready late, are of this family.
     largest
         Bytes of the largest output among them.
+    loaded
+        Bytes of all their outputs.
 
     Attributes
     ----------
     cells
         The tasks, the next one last.
     late
-        Bytes that the tasks which became ready late make until they are combined.
+        Bytes beyond its bound, and those that the tasks which became ready late make
+        until they are combined.
     priority
         Of the task that was the first.
     number
@@ -88,13 +93,19 @@ class Family:
     priority: tuple[float, ...]
     worker: WorkerState | None
 
-    def __init__(self, cells: list[Cell], end: tuple[float, ...], largest: float):
+    def __init__(
+        self,
+        cells: list[Cell],
+        end: tuple[float, ...],
+        largest: float,
+        loaded: float,
+    ):
         self.priority = priority_of(cells[0][0])
         cells.reverse()
         self.cells = cells
         self.end = end
         self.largest = largest
-        self.late = 0.0
+        self.late = max(loaded - FAMILY_OUTPUT * largest, 0.0)
         self.number = 0
         self.worker = None
 
@@ -260,6 +271,132 @@ def first_use(ts: TaskState) -> tuple[float, ...]:
     return priority_of(next(_reductions(ts, min), (ts, ts))[0])
 
 
+class Reach(NamedTuple):
+    """How far a family may go beyond its bound, since that costs no memory.
+
+    Either all that its first task is combined with is needed at once, and nothing else
+    is. Or the output of that task must be held in any case until a result is there that
+    needs many others, such as the mean of all: then each worker may have its share of
+    these at once.
+
+    Attributes
+    ----------
+    whole
+        Priority of the task that combines the first with others, if that frees it.
+    held
+        Priority of the last task that is loaded before the output of the first can be
+        freed.
+    share
+        Priority up to which one worker may have what is loaded until then.
+    """
+
+    whole: tuple[float, ...]
+    held: tuple[float, ...]
+    share: tuple[float, ...]
+
+    def covers(self, ts: TaskState, has_room: bool) -> bool:
+        """Whether a task that comes next is of the family.
+
+        Parameters
+        ----------
+        ts
+            The task.
+        has_room
+            Whether all that is loaded is within twice the bound.
+        """
+        priority = priority_of(ts)
+        if has_room and priority <= self.whole:
+            return True
+        return priority <= self.share and held_until(ts) >= self.held
+
+
+def reach_of(ts: TaskState, workers: int) -> Reach:
+    """Return how far a family may go beyond its bound.
+
+    Parameters
+    ----------
+    ts
+        Its first task.
+    workers
+        How many workers the cluster has.
+    """
+    first = priority_of(ts)
+    held = held_until(ts)
+    share = first
+    if held > first and held[:2] == first[:2]:
+        # Priorities within a graph are consecutive numbers
+        share = *first[:2], first[2] + (held[2] - first[2]) / workers
+        share = max(share, first_use(ts))
+    return Reach(_combined_at(ts), held, share)
+
+
+def _combined_at(ts: TaskState) -> tuple[float, ...]:
+    """Return the priority of the task that combines another with all that it needs.
+
+    That of ``ts`` if another use needs tasks that come later, as in a stencil.
+    """
+    first = next(_reductions(ts, min), None)
+    last = next(_reductions(ts, max), None)
+    if first and last and _last_needed(first[0]) == _last_needed(last[0]):
+        return priority_of(first[0])
+    return priority_of(ts)
+
+
+def held_until(ts: TaskState) -> tuple[float, ...]:
+    """Return up to where tasks are loaded while the output of another must be held.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    tuple
+        Priority of the last task that is needed for something which its last user
+        waits for, such as a mean of all. That of ``ts`` if there is no such thing.
+    """
+    output = mean_output(ts.group) or mean_output(ts.prefix) or UNKNOWN_OUTPUT
+    user = ts
+    for _ in range(LOOKED_AT):
+        dependents = user.dependents
+        if not dependents or len(dependents) > LOOKED_AT:
+            return priority_of(ts)
+        user = max(dependents, key=priority_of)
+        if len(dependents) > 1 or len(user.dependencies) > 1:
+            break
+        made = mean_output(user.group) or mean_output(user.prefix) or output
+        if made < SMALL_PART * output:
+            # It is freed as soon as it is there
+            return priority_of(ts)
+    waiting_on = user.waiting_on
+    if not waiting_on or len(waiting_on) > LOOKED_AT:
+        return priority_of(ts)
+    needed = max(waiting_on, key=priority_of)
+    for _ in range(LOOKED_AT):
+        if len(needed.dependencies) != 1:
+            break
+        [needed] = needed.dependencies
+    held = _last_needed(needed)
+    if held == priority_of(needed):
+        # It is merged with what is loaded, or there is too much to look at
+        return priority_of(ts)
+    return max(priority_of(ts), held)
+
+
+def _last_needed(ts: TaskState) -> tuple[float, ...]:
+    """Return the priority of the last task that another waits for, at any depth.
+
+    That of the task itself if it waits for more than :data:`LOOKED_AT`.
+    """
+    for _ in range(LOOKED_AT):
+        waiting_on = ts.waiting_on
+        if not waiting_on or len(waiting_on) > LOOKED_AT:
+            break
+        ts = max(waiting_on, key=priority_of)
+    return priority_of(ts)
+
+
 def output_until_reduced(ts: TaskState) -> tuple[float, float]:
     """Return the output of a task, and what is made of it before it is combined.
 
@@ -319,13 +456,4 @@ def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
     made = sum(map(share, some))
     if some:
         made *= len(dependents) / len(some)
-    for reduction, _ in itertools.islice(_reductions(ts, max), 2):
-        known = mean_output(reduction.group)
-        if (
-            known
-            and reduction not in dependents
-            and known / output / len(reduction.dependencies) > 1 - SMALL_PART
-        ):
-            # While chunks are merged, they are there twice
-            made += share(reduction)
     return output, made

@@ -28,6 +28,7 @@ from distributed.rootish.families import (
     graph_of,
     output_until_reduced,
     priority_of,
+    reach_of,
 )
 from distributed.rootish.policy import LOOKED_AT
 
@@ -763,6 +764,7 @@ class Lane:
         members = 1
         if priority_of(ts) > end:
             end, members = end_of_family(ts, 1)
+        reach = None
         while more := self._top():
             after = more[0][0]
             if priority_of(after) > end:
@@ -776,7 +778,10 @@ class Lane:
             output, makes = output_until_reduced(after)
             bound = FAMILY_OUTPUT * max(largest, output)
             if loaded + output > bound or made + makes > bound:
-                break
+                if reach is None:
+                    reach = reach_of(ts, len(self._queue.state.running))
+                if not reach.covers(after, loaded + output <= 2 * bound):
+                    break
             largest = max(largest, output)
             loaded += output
             made += makes
@@ -801,7 +806,7 @@ class Lane:
         self._end = end
         if after and priority_of(after) <= end:
             end = max(complete, priority_of(last))
-        family = Family(cells, end, largest)
+        family = Family(cells, end, largest, loaded)
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family

@@ -156,7 +156,7 @@ def test_why_tasks_wait_of_which_some_are_cancelled() -> None:
         s.forget(ts)
     assert s.queue.why_waiting() == {held[-1].group: Counter(backpressure=1)}
     others = [s.add("other", 1000 + n, graph=1, nbytes=10) for n in range(8)]
-    s.add("combine", 2000, *others, graph=1)
+    s.add("combine", 2000, *others, *(s.add("late", 3000 + n) for n in range(9)))
     s.enqueue(*others)
     assert s.give(0) is others[0]
     s.forget(others[2])

@@ -11,9 +11,12 @@ from dask._task_spec import List, Task, TaskRef
 
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
+    Reach,
     end_of_family,
     first_use,
+    held_until,
     output_until_reduced,
+    reach_of,
 )
 from distributed.rootish.policy import (
     CONSUMER,
@@ -40,8 +43,10 @@ from distributed.scheduler import TaskState
 
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
-#: Tasks of one output that a family has at most, and with those that come late
+#: Tasks of one output that a family has at most; if they are combined at once; and that
+#: come late
 MOST = int(FAMILY_OUTPUT)
+MOST_AT_ONCE = int(2 * FAMILY_OUTPUT)
 MOST_LATE = int(FAMILY_OUTPUT)
 
 
@@ -108,22 +113,6 @@ def test_facts_are_looked_up_again_when_more_is_known() -> None:
     for ts in others:
         s.finish(s.send(ts), nbytes=5)
     assert output_until_reduced(others[0])[0] < 6
-
-
-@pytest.mark.parametrize(("nbytes", "twice"), [(30, True), (10, False), (None, False)])
-def test_chunks_that_are_merged_count_twice(nbytes: int | None, twice: bool) -> None:
-    """A reduction that keeps the size of its inputs is there beside them."""
-    s = Paper()
-    chunks = [s.add("chunk", n, nbytes=10) for n in range(3)]
-    filled = []
-    for n, ts in enumerate(chunks):
-        mask = s.add("mask", 10 + n, ts, nbytes=5)
-        filled.append(s.add("fill", 20 + n, ts, mask, nbytes=10))
-    merged = s.add("merge", 30, *filled, nbytes=nbytes)
-    s.add("use", 31, merged, nbytes=1)
-    # The mask, and two thirds of what is filled by it
-    there = 5 + 10 * 10 / 15
-    assert made(chunks[0]) == (10, pytest.approx(there + (10 if twice else 0)))
 
 
 def test_end_of_family() -> None:
@@ -217,6 +206,80 @@ def test_first_use() -> None:
     assert first_use(a) == first_use(b) == pair.priority
 
 
+def anomalies(
+    s: Paper,
+    number: int,
+    nbytes: int | None = 10,
+    mean_nbytes: int = 1,
+    copies: tuple[int | None, ...] = (),
+) -> list[TaskState]:
+    """Return loads from which a mean of them all is subtracted.
+
+    Four are summed up at a time. Before that, each is copied once for each size in
+    ``copies``.
+    """
+    loads, chunks, sums = [], [], []
+    for n in range(number):
+        ts = s.add("load", 10 * n, nbytes=nbytes)
+        loads.append(ts)
+        for i, copied in enumerate(copies, 1):
+            ts = s.add(f"copy-{i}", 10 * n + i, ts, nbytes=copied)
+        chunks.append(ts)
+        if n % 4 == 3:
+            sums.append(s.add("sum", 10 * n + 9, *chunks[-4:], nbytes=mean_nbytes))
+    mean = s.add("mean", 10 * number, *sums, nbytes=mean_nbytes)
+    for n, ts in enumerate(chunks):
+        s.add("subtract", 10 * number + 1 + n, ts, mean, nbytes=1)
+    return loads
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "copies"),
+    [(None, ()), (None, (None,)), (10, ()), (10, (10,)), (10, (None, 10)), (10, (2, 2))],
+)
+def test_held_until_a_mean_of_all_is_there(
+    nbytes: int | None, copies: tuple[int | None, ...]
+) -> None:
+    """What comes before the last of what that needs is loaded meanwhile."""
+    s = Paper()
+    loads = anomalies(s, 8, nbytes, copies=copies)
+    last = loads[-1]
+    assert held_until(loads[0]) == held_until(loads[5]) == last.priority
+    assert held_until(last) == last.priority
+
+
+def test_what_is_reduced_or_merged_at_once_is_not_held() -> None:
+    """Neither what a sum of it stands for, nor what is combined with other loads."""
+    s = Paper()
+    loads = [s.add("load", 10 * n, nbytes=10) for n in range(4)]
+    assert held_until(loads[0]) == loads[0].priority
+    sums = [s.add("sum", 10 * n + 1, ts, nbytes=1) for n, ts in enumerate(loads)]
+    total = s.add("total", 50, *sums, nbytes=1)
+    later = [s.add("later", 60 + n, nbytes=10) for n in range(2)]
+    mean = s.add("mean", 70, *later, nbytes=1)
+    s.add("subtract", 71, total, mean, nbytes=1)
+    assert held_until(loads[0]) == loads[0].priority
+    s.add("merge", 80, *later, nbytes=20)
+    assert held_until(later[0]) == later[0].priority
+
+
+def test_what_many_use_or_need_is_not_looked_at() -> None:
+    """More than :data:`LOOKED_AT` users, or inputs of what a user waits for."""
+    s = Paper()
+    loads = anomalies(s, 4 * LOOKED_AT)
+    assert held_until(loads[0]) == loads[-1].priority
+    some = s.add("sums", 9000, *(s.add("other", 8000 + n) for n in range(LOOKED_AT)))
+    user = s.add("user", 9001, loads[0], some)
+    assert held_until(loads[0]) == some.priority[:2] + (8000 + LOOKED_AT - 1,)
+    more = s.add("other", 8999)
+    some.waiting_on = {*(some.waiting_on or ()), more}
+    assert held_until(loads[0]) == loads[0].priority
+    for n in range(LOOKED_AT):
+        s.add("use", 9100 + n, loads[1])
+    assert user
+    assert held_until(loads[1]) == loads[1].priority
+
+
 class Counted(set[Any]):
     """Counts how many of its members are looked at."""
 
@@ -247,6 +310,7 @@ def test_cost_does_not_grow_with_the_graph(users: str) -> None:
     made(ts)
     end_of_family(ts, 2)
     first_use(ts)
+    reach_of(ts, 2)
     assert 0 < Counted.looks <= 4 * LOOKED_AT * LOOKED_AT
 
 
@@ -281,11 +345,11 @@ def test_weights_and_chunks_are_one_family() -> None:
 def test_large_family_is_shared_out(nbytes: int | None) -> None:
     """Memory bounds it, also while nothing is known of the outputs."""
     s = Paper(2)
-    loads = [s.add("load", n, nbytes=nbytes) for n in range(3 * MOST)]
+    loads = [s.add("load", n, nbytes=nbytes) for n in range(3 * MOST_AT_ONCE)]
     s.add("sum", 100, *loads)
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
-    assert s.give(1) is loads[MOST]
+    assert s.give(1) is loads[MOST_AT_ONCE]
     assert s.give(0) is loads[1]
 
 
@@ -302,6 +366,91 @@ def test_family_that_makes_much_is_short() -> None:
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[1]
+
+
+def combined(s: Paper, *numbers: int, nbytes: int | None = 10) -> list[TaskState]:
+    """Return loads of which so many are combined at once, and what is made of that."""
+    loads, sums = [], []
+    n = 0
+    for number in numbers:
+        some = [s.add("load", n + i, nbytes=nbytes) for i in range(number)]
+        sums.append(s.add("sum", n + number, *some, nbytes=nbytes))
+        loads += some
+        n += number + 1
+    s.add("total", n, *sums)
+    return loads
+
+
+@pytest.mark.parametrize("nbytes", [None, 10])
+def test_what_is_combined_at_once_is_one_family(nbytes: int | None) -> None:
+    """If it is within twice the bound: torn, it would be there twice."""
+    s = Paper(2)
+    loads = combined(s, MOST_AT_ONCE, MOST_AT_ONCE, nbytes=nbytes)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[MOST_AT_ONCE]
+
+
+def test_what_is_needed_again_is_no_longer_family() -> None:
+    """It is not freed by what combines it first, as in a stencil."""
+    s = Paper(2)
+    loads = combined(s, 2 * MOST, 2 * MOST)
+    assert reach_of(loads[0], 2).whole > loads[1].priority
+    # Another use that needs nothing else makes no difference
+    s.add("square", 400, loads[0])
+    s.add("squares", 500, *loads[: 2 * MOST])
+    assert reach_of(loads[0], 2).whole > loads[1].priority
+    s.add("neighbors", 600, loads[0], loads[-1])
+    assert reach_of(loads[0], 2).whole == loads[0].priority
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_each_worker_has_its_share_of_what_is_held(workers: int) -> None:
+    """Until a mean of all is there, it makes no difference for memory who has what."""
+    s = Paper(workers)
+    loads = anomalies(s, 64)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    # Sums are not torn
+    assert s.give(1) is loads[64 // workers]
+    # The second has its share of what is left, and so on
+    rest = 64 - 64 // workers
+    if workers == 4:
+        assert s.give(2) is loads[64 - rest + rest // workers]
+
+
+def test_share_is_of_what_is_held_as_long() -> None:
+    """What comes in between and is not, is of another family."""
+    s = Paper(2)
+    loads = anomalies(s, 32)
+    other = s.add("load", 95)
+    s.add("sum", 96, other)
+    s.enqueue(*loads, other)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[8]
+
+
+def test_share_is_what_is_combined_first_at_least() -> None:
+    """However many workers there are."""
+    s = Paper(16)
+    loads = anomalies(s, 16, copies=(30,))
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[4]
+
+
+def test_nothing_is_held_for_another_graph() -> None:
+    """Its priorities say nothing of where this graph ends."""
+    s = Paper(2)
+    loads = combined(s, 2, 2, 2, 2, 2, 2)
+    later = [s.add("later", n, graph=1, nbytes=10) for n in range(4)]
+    mean = s.add("mean", 5, *later, graph=1, nbytes=1)
+    for n, ts in enumerate(loads):
+        s.add("subtract", 10 + n, ts, mean, graph=1, nbytes=1)
+    assert held_until(loads[0]) == later[-1].priority
+    assert reach_of(loads[0], 2) == Reach(
+        loads[0].priority, later[-1].priority, loads[0].priority
+    )
 
 
 @pytest.mark.parametrize("other", [False, True])
