@@ -235,7 +235,14 @@ def anomalies(
 
 @pytest.mark.parametrize(
     ("nbytes", "copies"),
-    [(None, ()), (None, (None,)), (10, ()), (10, (10,)), (10, (None, 10)), (10, (2, 2))],
+    [
+        (None, ()),
+        (None, (None,)),
+        (10, ()),
+        (10, (10,)),
+        (10, (None, 10)),
+        (10, (2, 2)),
+    ],
 )
 def test_held_until_a_mean_of_all_is_there(
     nbytes: int | None, copies: tuple[int | None, ...]
@@ -269,14 +276,13 @@ def test_what_many_use_or_need_is_not_looked_at() -> None:
     loads = anomalies(s, 4 * LOOKED_AT)
     assert held_until(loads[0]) == loads[-1].priority
     some = s.add("sums", 9000, *(s.add("other", 8000 + n) for n in range(LOOKED_AT)))
-    user = s.add("user", 9001, loads[0], some)
-    assert held_until(loads[0]) == some.priority[:2] + (8000 + LOOKED_AT - 1,)
+    s.add("user", 9001, loads[0], some)
+    assert held_until(loads[0]) == (*some.priority[:2], 8000 + LOOKED_AT - 1)
     more = s.add("other", 8999)
     some.waiting_on = {*(some.waiting_on or ()), more}
     assert held_until(loads[0]) == loads[0].priority
     for n in range(LOOKED_AT):
         s.add("use", 9100 + n, loads[1])
-    assert user
     assert held_until(loads[1]) == loads[1].priority
 
 
