@@ -387,13 +387,15 @@ def held_until(ts: TaskState) -> tuple[float, ...]:
 def _last_needed(ts: TaskState) -> tuple[float, ...]:
     """Return the priority of the last task that another waits for, at any depth.
 
-    That of the task itself if it waits for more than :data:`LOOKED_AT`.
+    What waits for more than :data:`LOOKED_AT` stands for what it waits for. That of the
+    task itself if others wait for each other for longer than that, as in a fold.
     """
+    last = ts
     for _ in range(LOOKED_AT):
-        waiting_on = ts.waiting_on
+        waiting_on = last.waiting_on
         if not waiting_on or len(waiting_on) > LOOKED_AT:
-            break
-        ts = max(waiting_on, key=priority_of)
+            return priority_of(last)
+        last = max(waiting_on, key=priority_of)
     return priority_of(ts)
 
 

@@ -270,6 +270,18 @@ def test_what_is_reduced_or_merged_at_once_is_not_held() -> None:
     assert held_until(later[0]) == later[0].priority
 
 
+def test_what_waits_for_a_fold_is_not_held() -> None:
+    """It would be up to where the fold is when it was not looked at any more."""
+    s = Paper()
+    loads = [s.add("load", n, nbytes=10) for n in range(2 * LOOKED_AT)]
+    fits: list[TaskState] = []
+    for n, ts in enumerate(loads):
+        fits.append(s.add("fit", 100 + n, ts, *fits[-1:], nbytes=1))
+    assert held_until(loads[1]) == loads[1].priority
+    for n, ts in enumerate(loads[LOOKED_AT:]):
+        assert held_until(ts) == ts.priority, n
+
+
 def test_what_many_use_or_need_is_not_looked_at() -> None:
     """More than :data:`LOOKED_AT` users, or inputs of what a user waits for."""
     s = Paper()
