@@ -333,13 +333,19 @@ def reach_of(ts: TaskState, workers: int) -> Reach:
 def _combined_at(ts: TaskState) -> tuple[float, ...]:
     """Return the priority of the task that combines another with all that it needs.
 
-    That of ``ts`` if another use needs tasks that come later, as in a stencil.
+    Chunks that are combined with those of another field are so with their neighbors
+    next. That of ``ts`` if another use needs tasks that come later, as in a stencil.
     """
-    first = next(_reductions(ts, min), None)
-    last = next(_reductions(ts, max), None)
-    if first and last and _last_needed(first[0]) == _last_needed(last[0]):
-        return priority_of(first[0])
-    return priority_of(ts)
+    whole = priority_of(ts)
+    reductions = zip(_reductions(ts, min), _reductions(ts, max))
+    for (first, before), (last, _) in itertools.islice(reductions, 2):
+        if _last_needed(first) != _last_needed(last):
+            break
+        whole = priority_of(first)
+        some = itertools.islice(first.dependencies, LOOKED_AT)
+        if sum(dts.group is before.group for dts in some) > 1:
+            break
+    return whole
 
 
 def held_until(ts: TaskState) -> tuple[float, ...]:

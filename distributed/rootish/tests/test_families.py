@@ -409,6 +409,27 @@ def test_what_is_combined_at_once_is_one_family(nbytes: int | None) -> None:
     assert s.give(1) is loads[MOST_AT_ONCE]
 
 
+def test_fields_that_are_combined_first_are_one_family() -> None:
+    """They are as long as what is combined of their products, but no longer."""
+    s = Paper(2)
+    tasks, sums = [], []
+    for n in range(0, 80, 20):
+        products = []
+        for i in range(n, n + 16, 4):
+            pair = s.add("u", i, nbytes=10), s.add("v", i + 1, nbytes=10)
+            products.append(s.add("product", i + 2, *pair, nbytes=10))
+            # There are two for each pair
+            products.append(s.add("other", i + 3, *pair, nbytes=10))
+            tasks += pair
+        sums.append(s.add("sum", n + 16, *products[::2], nbytes=10))
+        s.add("count", n + 17, *products[1::2], nbytes=10)
+    total = s.add("total", 100, *sums)
+    assert total.priority > reach_of(tasks[0], 2).whole == sums[0].priority
+    s.enqueue(*tasks)
+    assert s.give(0) is tasks[0]
+    assert s.give(1) is tasks[8]
+
+
 def test_what_is_needed_again_is_no_longer_family() -> None:
     """It is not freed by what combines it first, as in a stencil."""
     s = Paper(2)
@@ -506,6 +527,8 @@ def test_bound_is_on_what_is_loaded_and_what_is_made() -> None:
         products += [s.add("product", n + 3, *pair, nbytes=10), copy]
         tasks += pair
     s.add("total", 100, *products)
+    # Else it would be one family, up to twice the bound
+    s.add("far", 200, products[0], s.add("later", 150))
     assert made(tasks[0]) == (10, 5)
     assert made(tasks[1]) == (10, 5 + 9)
     s.enqueue(*tasks)
@@ -517,7 +540,7 @@ def test_bound_is_of_the_largest_output() -> None:
     """A small task at the front does not make a family short."""
     s = Paper(1)
     tasks = []
-    for n in range(0, 24, 3):
+    for n in range(0, 36, 3):
         pair = s.add("mask", n, nbytes=1), s.add("load", n + 1, nbytes=100)
         s.add("apply", n + 2, *pair, nbytes=100)
         tasks += pair
@@ -526,7 +549,7 @@ def test_bound_is_of_the_largest_output() -> None:
     choice = s.offer(0)
     assert choice
     assert choice.task is tasks[0]
-    assert len(choice.family.cells) == 2 * int(FAMILY_OUTPUT)
+    assert len(choice.family.cells) == 2 * MOST_AT_ONCE
 
 
 def test_all_of_what_is_combined_first_is_left() -> None:
