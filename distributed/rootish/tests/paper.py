@@ -131,7 +131,7 @@ class Paper(SchedulerState):
     def add(
         self,
         name: str,
-        number: int,
+        number: float,
         *inputs: TaskState,
         graph: int = 0,
         nbytes: int | None = None,

@@ -270,6 +270,43 @@ def test_what_is_reduced_or_merged_at_once_is_not_held() -> None:
     assert held_until(later[0]) == later[0].priority
 
 
+@pytest.mark.parametrize(("nbytes", "is_held"), [(10, True), (1, False)])
+def test_held_or_not_by_what_others_of_the_name_make(
+    nbytes: int, is_held: bool
+) -> None:
+    """Each task may be a group of its own."""
+    s = Paper()
+    done = s.add(f"load-{0:032x}", 0, nbytes=10)
+    s.add(f"copy-{0:032x}", 1, done, nbytes=nbytes)
+    ts = s.add(f"load-{1:032x}", 2)
+    copy = s.add(f"copy-{1:032x}", 3, ts)
+    others = [s.add("other", 10 + n) for n in range(2)]
+    mean = s.add("mean", 20, *others)
+    s.add("subtract", 21, copy, mean)
+    last = others[-1] if is_held else ts
+    assert held_until(ts) == last.priority
+
+
+def test_what_only_counts_later_is_not_held() -> None:
+    """The last that uses it needs nothing else, whatever becomes of that."""
+    s = Paper()
+    chunk, weights = (s.add(name, n) for n, name in enumerate(("chunk", "weights")))
+    s.add("product", 2, chunk, weights)
+    total = s.add("sum", 90, weights)
+    others = [s.add("other", 91 + n) for n in range(2)]
+    mean = s.add("mean", 98, *others)
+    s.add("divide", 99, total, mean)
+    assert held_until(weights) == weights.priority
+
+
+def test_what_is_merged_under_another_name_is_not_held() -> None:
+    """As in a stencil, of which the inputs were converted."""
+    s = Paper()
+    loads = [s.add("load", n, nbytes=10) for n in range(2)]
+    s.add("merge", 9, *(s.add("copy", 4 + n, ts) for n, ts in enumerate(loads)))
+    assert held_until(loads[0]) == loads[0].priority
+
+
 def test_what_waits_for_a_fold_is_not_held() -> None:
     """It would be up to where the fold is when it was not looked at any more."""
     s = Paper()
@@ -277,8 +314,7 @@ def test_what_waits_for_a_fold_is_not_held() -> None:
     fits: list[TaskState] = []
     for n, ts in enumerate(loads):
         fits.append(s.add("fit", 100 + n, ts, *fits[-1:], nbytes=1))
-    assert held_until(loads[1]) == loads[1].priority
-    for n, ts in enumerate(loads[LOOKED_AT:]):
+    for n, ts in enumerate(loads):
         assert held_until(ts) == ts.priority, n
 
 
@@ -404,6 +440,8 @@ def test_what_is_combined_at_once_is_one_family(nbytes: int | None) -> None:
     """If it is within twice the bound: torn, it would be there twice."""
     s = Paper(2)
     loads = combined(s, MOST_AT_ONCE, MOST_AT_ONCE, nbytes=nbytes)
+    # And not what combines the sums
+    assert reach_of(loads[0], 2).whole == (0, 0, MOST_AT_ONCE)
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[MOST_AT_ONCE]
@@ -472,7 +510,10 @@ def test_share_is_of_what_is_held_as_long() -> None:
 def test_share_is_what_is_combined_first_at_least() -> None:
     """However many workers there are."""
     s = Paper(16)
-    loads = anomalies(s, 16, copies=(30,))
+    loads = anomalies(s, 16)
+    for n, ts in enumerate(loads):
+        # So much is made of a load that there is no room for another
+        s.add("square", 150 + n / 100, ts, nbytes=40)
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[4]
@@ -625,6 +666,20 @@ def test_late_members_are_bounded(nbytes: int, most: int) -> None:
     assert s.give(0) is first
     s.enqueue(*late)
     assert s.give(1) is late[most]
+
+
+@pytest.mark.parametrize("number", [MOST, MOST_AT_ONCE])
+def test_late_members_and_what_is_combined_at_once_share_a_bound(number: int) -> None:
+    """A family that is longer already takes in nothing more."""
+    s = Paper(2)
+    loads = [s.add("load", 2 * n, nbytes=10) for n in range(number)]
+    late = s.add("load", 1, nbytes=10)
+    s.add("sum", 100, *loads, late)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    s.enqueue(late)
+    [family] = s.queue.open.begun[s.all[0]]
+    assert (late in [cell[0] for cell in family.cells if cell]) is (number == MOST)
 
 
 def test_an_empty_queue_keeps_no_family() -> None:
