@@ -596,12 +596,7 @@ def test_bound_is_of_the_largest_output() -> None:
 def test_all_of_what_is_combined_first_is_left() -> None:
     """And not only the last of it."""
     s = Paper(2)
-    loads, sums = [], []
-    for n, number in ((0, 2), (3, 4), (8, 4)):
-        some = [s.add("load", n + i, nbytes=10) for i in range(number)]
-        sums.append(s.add("sum", n + number, *some, nbytes=10))
-        loads += some
-    s.add("total", 100, *sums)
+    loads = combined(s, 2, 4, 4)
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[2]
