@@ -35,11 +35,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from distributed.rootish.families import priority_of
+from distributed.rootish.families import count_alike, priority_of, renamed
 from distributed.rootish.policy import (
     HANDLE_BYTES,
     LOOKED_AT,
     SMALL_PART,
+    expected_output,
     mean_output,
 )
 
@@ -234,9 +235,7 @@ class Outstanding:
             self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
         consumer, inputs = next(iter(consumers.items()))
-        group = inputs[0].group
-        some = itertools.islice(consumer.dependencies, LOOKED_AT)
-        fan_in = max(sum(dts.group is group for dts in some), 1)
+        fan_in = max(count_alike(consumer.dependencies, inputs[0].group), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
         self.consumers = consumer.group
         self._again = finished(consumer.group) + math.ceil(excess / fan_in)
@@ -377,12 +376,11 @@ def is_chained(before: TaskState, ts: TaskState) -> bool | None:
 
 def _merger(ts: TaskState) -> TaskState | None:
     """Return what combines the output of a task with others, if only one task does."""
-    for _ in range(LOOKED_AT):
-        if len(ts.dependents) != 1:
-            break
-        [ts] = ts.dependents
-        if len(ts.dependencies) > 1:
-            return ts
+    dependents = renamed(ts).dependents
+    if len(dependents) == 1:
+        [user] = dependents
+        if len(user.dependencies) > 1:
+            return user
     return None
 
 
@@ -402,10 +400,10 @@ def frees(user: TaskState, before: TaskState, output: float) -> bool:
         What is loaded, in bytes.
     """
     inputs = user.dependencies
-    some = list(itertools.islice(inputs, LOOKED_AT))
-    made = mean_output(user.group) or mean_output(user.prefix)
+    made = expected_output(user)
     if made is None:
-        return sum(dts.group is before.group for dts in some) < 2
+        return count_alike(inputs, before.group) < 2
+    some = list(itertools.islice(inputs, LOOKED_AT))
     nbytes = sum(mean_output(dts.group) or output for dts in some)
     return made < SMALL_PART * nbytes * len(inputs) / len(some)
 
@@ -491,5 +489,5 @@ def loads_much(ts: TaskState) -> float:
         Mean output in bytes. Handles, paths and tables of assets do not matter, and
         nothing does as long as nothing is known.
     """
-    output = mean_output(ts.group) or mean_output(ts.prefix) or 0.0
+    output = expected_output(ts) or 0.0
     return output if output > HANDLE_BYTES else 0.0

@@ -19,20 +19,21 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.policy import (
     LOOKED_AT,
     SMALL_PART,
     UNKNOWN_OUTPUT,
+    expected_output,
     mean_output,
 )
 
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.rootish.backpressure import Kind
-    from distributed.scheduler import TaskState, WorkerState
+    from distributed.scheduler import TaskGroup, TaskState, WorkerState
 
 #: What the tasks of a family may load before it is combined, and what may be made of
 #: that, as a multiple of the largest output among them. As much again may be loaded for
@@ -225,6 +226,19 @@ def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState
     return newest
 
 
+def count_alike(tasks: Iterable[TaskState], group: TaskGroup) -> int:
+    """Return how many of those tasks that are looked at are of a group.
+
+    Parameters
+    ----------
+    tasks
+        What a task depends on, or some of that.
+    group
+        The group.
+    """
+    return sum(ts.group is group for ts in itertools.islice(tasks, LOOKED_AT))
+
+
 def end_of_family(ts: TaskState, reductions: int) -> tuple[tuple[float, ...], int]:
     """Return the priority up to which tasks are of the family of ``ts``.
 
@@ -249,8 +263,7 @@ def end_of_family(ts: TaskState, reductions: int) -> tuple[tuple[float, ...], in
     members = 1
     for reduction, before in itertools.islice(_reductions(ts, max), reductions):
         end = priority_of(reduction)
-        some = itertools.islice(reduction.waiting_on or (), LOOKED_AT)
-        members *= max(sum(dts.group is before.group for dts in some), 1)
+        members *= max(count_alike(reduction.waiting_on or (), before.group), 1)
     graph = graph_of(ts)
     return (end if end[:2] == graph else (*graph, math.inf)), members
 
@@ -342,10 +355,28 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
         if _last_needed(first) != _last_needed(last):
             break
         whole = priority_of(first)
-        some = itertools.islice(first.dependencies, LOOKED_AT)
-        if sum(dts.group is before.group for dts in some) > 1:
+        if count_alike(first.dependencies, before.group) > 1:
             break
     return whole
+
+
+def renamed(ts: TaskState) -> TaskState:
+    """Return the last task that only renames or converts the output of another.
+
+    Parameters
+    ----------
+    ts
+        The task, which is returned if its output is used as it is.
+    """
+    for _ in range(LOOKED_AT):
+        dependents = ts.dependents
+        if len(dependents) != 1:
+            break
+        [dts] = dependents
+        if len(dts.dependencies) > 1 or not dts.dependents:
+            break
+        ts = dts
+    return ts
 
 
 def held_until(ts: TaskState) -> tuple[float, ...]:
@@ -362,20 +393,17 @@ def held_until(ts: TaskState) -> tuple[float, ...]:
         Priority of the last task that is needed for something which its last user
         waits for, such as a mean of all. That of ``ts`` if there is no such thing.
     """
-    output = mean_output(ts.group) or mean_output(ts.prefix) or UNKNOWN_OUTPUT
-    user = ts
-    for _ in range(LOOKED_AT):
-        dependents = user.dependents
-        if not dependents or len(dependents) > LOOKED_AT:
-            return priority_of(ts)
-        user = max(dependents, key=priority_of)
-        if len(dependents) > 1 or len(user.dependencies) > 1:
-            break
-        made = mean_output(user.group) or mean_output(user.prefix) or output
-        if made < SMALL_PART * output:
-            # It is freed as soon as it is there
-            return priority_of(ts)
-    waiting_on = user.waiting_on
+    output = expected_output(ts) or UNKNOWN_OUTPUT
+    held = renamed(ts)
+    dependents = held.dependents
+    if (
+        not dependents
+        or len(dependents) > LOOKED_AT
+        # It is freed as soon as it is there
+        or (expected_output(held) or output) < SMALL_PART * output
+    ):
+        return priority_of(ts)
+    waiting_on = max(dependents, key=priority_of).waiting_on
     if not waiting_on or len(waiting_on) > LOOKED_AT:
         return priority_of(ts)
     needed = max(waiting_on, key=priority_of)
@@ -383,11 +411,11 @@ def held_until(ts: TaskState) -> tuple[float, ...]:
         if len(needed.dependencies) != 1:
             break
         [needed] = needed.dependencies
-    held = _last_needed(needed)
-    if held == priority_of(needed):
+    last = _last_needed(needed)
+    if last == priority_of(needed):
         # It is merged with what is loaded, or there is too much to look at
         return priority_of(ts)
-    return max(priority_of(ts), held)
+    return max(priority_of(ts), last)
 
 
 def _last_needed(ts: TaskState) -> tuple[float, ...]:
@@ -437,16 +465,8 @@ def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
     Of what is made of several inputs, each counts for its share in bytes: a chunk that
     is multiplied with a small array of weights is not made of the weights.
     """
-    output = mean_output(ts.group) or mean_output(ts.prefix) or UNKNOWN_OUTPUT
-    dependents = ts.dependents
-    for _ in range(LOOKED_AT):
-        # Past tasks that only rename or convert
-        if len(dependents) != 1:
-            break
-        [dts] = dependents
-        if len(dts.dependencies) > 1 or not dts.dependents:
-            break
-        dependents = dts.dependents
+    output = expected_output(ts) or UNKNOWN_OUTPUT
+    dependents = renamed(ts).dependents
 
     def share(dts: TaskState) -> float:
         verdict = dts.group.rootish_facts.verdict

@@ -2,10 +2,11 @@
 
 A handle is what a load needs to get at its data: an opened file, a connection, a model.
 It is small, so by its bytes it costs nothing to copy. But what arrives on another
-worker is made again: a file is opened, an index is read, a model is loaded. If that
-takes long beside the loads, these wait for the worker that has the handle, and are held
-back there (see :mod:`distributed.rootish.queue`): when and where are two answers. So do
-tasks that are held back, and whose inputs are too large to be copied to any worker.
+worker is made again: a file is opened, an index is read, a model is loaded. If a load's
+share of that takes longer than the load, it waits for the worker that has the handle,
+and is held back there (see :mod:`distributed.rootish.queue`): when and where are two
+answers. So do tasks that are held back, and whose inputs are too large to be copied to
+any worker.
 
 Some objects cannot be sent at all, since they hold a lock or a socket. A worker that is
 given a task with such an input fails to get it and tells the scheduler; the release
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.rootish.lanes import beside
-from distributed.rootish.policy import BESIDE, SMALL_PART
+from distributed.rootish.policy import BESIDE, UNKNOWN_OUTPUT
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -55,11 +56,14 @@ class Handles:
     ----------
     bound
         Kinds of inputs that could not be sent: name of the prefix, type of the output.
+    unsure
+        Prefixes of tasks that were given a place before any of them had finished.
     """
 
-    __slots__ = ("_last", "_state", "bound")
+    __slots__ = ("_last", "_state", "bound", "unsure")
 
     bound: set[tuple[str, str | None]]
+    unsure: set[TaskPrefix]
     #: What has led to the last failure, and the tasks that were taken back for it
     _last: tuple[str, set[Key]]
 
@@ -67,6 +71,7 @@ class Handles:
         self._state = state
         self._last = "", set()
         self.bound = set()
+        self.unsure = set()
 
     def is_bound(self, ts: TaskState) -> bool:
         """Whether a task has an input that cannot be sent to other workers.
@@ -127,9 +132,14 @@ class Handles:
                 total += seconds * (nworkers - 1) / users
                 if seconds > longest:
                     best, longest = dts, seconds
-        if best is None or not (
-            large or total > SMALL_PART * self._duration(ts.prefix)
-        ):
+        if best is None:
+            return None
+        usual = self._duration(ts.prefix)
+        if ts.prefix.duration_average < 0:
+            # As long as what it is believed to load takes to be sent
+            usual = UNKNOWN_OUTPUT / self._state.bandwidth
+            self.unsure.add(ts.prefix)
+        if not large and total <= usual:
             return None
         assert best.who_has
         there = best.who_has & self._state.running

@@ -760,7 +760,6 @@ class Lane:
         loaded, made = output_until_reduced(ts)
         largest = loaded
         end = self._end
-        complete: tuple[float, ...] = ()
         members = 1
         if priority_of(ts) > end:
             end, members = end_of_family(ts, 1)
@@ -771,7 +770,6 @@ class Lane:
                 if len(cells) < members:
                     # Others of the family are not ready yet
                     break
-                complete = end
                 end, members = end_of_family(last, 2)
                 if priority_of(after) > end:
                     break
@@ -805,7 +803,7 @@ class Lane:
                     break
         self._end = end
         if after and priority_of(after) <= end:
-            end = max(complete, priority_of(last))
+            end = priority_of(last)
         family = Family(cells, end, largest, loaded)
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)

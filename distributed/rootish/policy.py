@@ -20,7 +20,9 @@ Where more than a fifth of a collection's group frees as much as it brings in, s
 the rest: the mean output of a group that pads chunks is not that of an edge.
 
 As long as no output of a group is known, its tasks are taken for loads if nothing that
-they depend on is data, and for consumers otherwise.
+they depend on is data, and for consumers otherwise. They are judged again when more is
+known: those that are queued when they leave the queue, and those that were sent, and
+may have to come back, when the group turns out to bring in data.
 
 Every other task is sent, as soon as it can run, to a worker that holds its inputs. Who
 wrote the loader, how many groups it depends on, how long its tasks take and how busy
@@ -426,7 +428,7 @@ class RootishPolicy(ABC):
     __slots__ = ("_told", "decisions", "state", "unsure")
 
     decisions: defaultdict[Verdict, int]
-    #: Groups of restricted tasks that were sent at once, as nothing was known of them
+    #: Groups of tasks that were sent at once, as little was known of them
     unsure: dict[TaskGroup, None]
     #: Name of a prefix -> what was told of first verdicts
     _told: defaultdict[str, set[Verdict]]
@@ -586,6 +588,7 @@ class Producers(RootishPolicy):
             # Small outputs are held back for the work alone, if beside their inputs
             # workers idle
             if is_small and inputs * tg._size >= nworkers:
+                self._doubt(tg)
                 return CONSUMER
             nbytes: float = dts.nbytes
             if (group := dts.group) is not tg:
@@ -593,6 +596,8 @@ class Producers(RootishPolicy):
                 # what becomes of an edge is as small
                 nbytes = max(nbytes, mean_output(group) or 0)
             if known is None and _is_data(dts, nbytes, inputs):
+                if tg.states["processing"] > TASKS_PER_THREAD * state.total_nthreads:
+                    self._doubt(tg)
                 return CONSUMER
             if not (is_small or dts.who_wants):
                 share = nbytes / users
@@ -630,40 +635,57 @@ class Producers(RootishPolicy):
         output = expected_output(ts)
         if output is None:
             if not ts.dependents:
-                self.unsure[ts.group] = None
+                self._doubt(ts.group)
                 return 0
         elif output <= HANDLE_BYTES:
             return 0
         nthreads: float = queue.pool(ts).nthreads
         return nthreads
 
+    def _doubt(self, tg: TaskGroup) -> None:
+        """Remember a group whose tasks are sent at once, though they may bring in data.
+
+        The queue of the base calls nothing back.
+        """
+        if hasattr(self.state.queued, "note"):
+            self.unsure[tg] = None
+
     def overdue(self) -> list[TaskState]:
         """Return tasks that were sent to a worker and are to be called back.
 
-        Restricted tasks of which nothing was known were sent to where they are bound,
-        all at once. When the first has brought in data, those are called back that do
-        not run yet, but for one for each thread, by their priority.
+        Many were sent at once of which nothing was known, or of which others had small
+        outputs. When they turn out to bring in data, those are called back that do not
+        run yet.
         """
-        groups = self.state.task_groups
-        known = [
-            tg for tg in self.unsure if tg.nbytes_total or groups.get(tg.name) is not tg
-        ]
         late: list[TaskState] = []
+        for tg in list(self.unsure):
+            if not tg.states["processing"]:
+                del self.unsure[tg]
+            elif (mean_output(tg) or 0) > HANDLE_BYTES:
+                del self.unsure[tg]
+                late += self._call_back(tg)
+        return late
+
+    def _call_back(self, tg: TaskGroup) -> list[TaskState]:
+        """Return the tasks of a group that were sent, if they may run anywhere by now.
+
+        All but one for each thread, by their priority. Those whose inputs are expensive
+        to move stay where these are.
+        """
         queue: Any = self.state.queued
-        for tg in known:
-            del self.unsure[tg]
-            if (mean_output(tg) or 0) <= HANDLE_BYTES:
-                continue
-            for ws in self.state.running:
-                mine = [
-                    ts
-                    for ts in ws.processing
-                    if ts.group is tg and ts not in ws.long_running
-                ]
-                mine.sort(key=operator.attrgetter("priority"))
-                for ts in mine[: ws.nthreads]:
-                    queue.note(ts)
-                late += mine[ws.nthreads :]
+        late: list[TaskState] = []
+        for ws in self.state.running:
+            sent = [
+                ts
+                for ts in ws.processing
+                if ts.group is tg and ts not in ws.long_running
+            ]
+            sent.sort(key=operator.attrgetter("priority"))
+            if sent and not late and self.verdict(sent[-1]) is not PRODUCER:
+                break
+            for ts in sent[: ws.nthreads]:
+                queue.note(ts)
+            late += sent[ws.nthreads :]
         return late
 
     def place(self, ts: TaskState) -> WorkerState | None:

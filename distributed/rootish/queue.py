@@ -36,7 +36,7 @@ import heapq
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, MutableSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -192,6 +192,7 @@ class RootishQueue(MutableSet["TaskState"]):
         self._asked = {}
         self._asked_at = -1
         self.slackened = False
+        self.handles.unsure.clear()
 
     @classmethod
     def _from_iterable(cls, it: Iterable[Any]) -> Any:
@@ -276,10 +277,29 @@ class RootishQueue(MutableSet["TaskState"]):
         known = len(self.handles.bound)
         recs = self.handles.refuse(key, worker, stimulus_id, failure)
         if len(self.handles.bound) > known:
-            for ts in filter(self.handles.is_bound, list(self._cells)):
-                self.discard(ts)
-                self.add(ts)
+            self._move(self.handles.is_bound)
         return recs
+
+    def _move(self, is_misplaced: Callable[[TaskState], bool]) -> None:
+        """Let tasks wait where they belong by now."""
+        for ts in filter(is_misplaced, list(self._cells)):
+            self.discard(ts)
+            self.add(ts)
+
+    def _place_again(self) -> None:
+        """Move what was placed before it was known how long such tasks take."""
+        handles = self.handles
+        known = {prefix for prefix in handles.unsure if prefix.duration_average >= 0}
+        handles.unsure -= known
+
+        def is_misplaced(ts: TaskState) -> bool:
+            if ts.prefix not in known:
+                return False
+            waits_beside = self._cells[ts][1].beside is not None
+            return waits_beside == (handles.home(ts, self.restricted) is None)
+
+        if known:
+            self._move(is_misplaced)
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -357,6 +377,8 @@ class RootishQueue(MutableSet["TaskState"]):
         if not (idle and self._cells):
             return None
         self._look()
+        if self.handles.unsure:
+            self._place_again()
         choice = self._choose(idle)
         if (
             choice is None

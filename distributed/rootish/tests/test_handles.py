@@ -11,7 +11,6 @@ from dask import delayed
 from distributed import Event, wait
 from distributed.rootish.handles import place_beside
 from distributed.rootish.lanes import beside
-from distributed.rootish.policy import SMALL_PART
 from distributed.rootish.queue import thieves
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -72,22 +71,49 @@ def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
 def test_share_of_the_copies(part: float) -> None:
     """What copies to all workers cost is shared out among the reads."""
     s = Paper(4)
-    reading = 3 * 1 / 10 / SMALL_PART
+    reading = 3 * 1 / 10
     tasks = reads(s, 10, part, reading)
     assert (s.queue.handles.home(tasks[0], {}) is not None) is (part > 1)
+
+
+@pytest.mark.parametrize("reading", [0.1, 10])
+def test_nothing_is_known_of_the_reads(reading: float) -> None:
+    """They wait beside a handle that took long to make, until it is known better."""
+    s = Paper(2)
+    tasks = reads(s, 8, 1, -1)
+    s.enqueue(*tasks)
+    assert s.give(1) is None
+    assert s.give(0)
+    tasks[0].prefix.duration_average = reading
+    assert (s.give(1) is None) is (reading < 1)
+    assert s.give(0)
+
+
+@pytest.mark.parametrize("reading", [0.001, 0.1])
+def test_reads_are_shorter_than_expected(reading: float) -> None:
+    """Then they move beside a handle that did not take long to make."""
+    s = Paper(2)
+    tasks = reads(s, 8, 0.01, -1)
+    s.enqueue(*tasks)
+    assert s.give(1)
+    tasks[0].prefix.duration_average = reading
+    assert (s.give(1) is None) is (reading < 0.01)
+    assert s.give(0)
+    s.queue.clear()
+    assert not s.queue.handles.unsure
 
 
 def test_few_reads_on_many_workers() -> None:
     """A handle is made again by each that reads, not on each worker."""
     s = Paper(10)
-    tasks = reads(s, 2, 1, 0.95 / SMALL_PART)
+    tasks = reads(s, 2, 1, 0.95)
     assert s.queue.handles.home(tasks[0], {}) is None
 
 
 def test_others_help() -> None:
     """A worker takes reads beside another's handle if these are many."""
     s = Paper(4)
-    tasks = reads(s, 50, 1, 0.1)
+    tasks = reads(s, 20, 1, 0.1)
     spare = round(1 / 0.1)
     s.enqueue(*tasks)
     given = s.give_all(1)

@@ -21,6 +21,7 @@ from dask._task_spec import List, Task, TaskRef
 from dask.utils import key_split
 
 from distributed import Event, Scheduler, Worker, wait
+from distributed.collections import HeapSet
 from distributed.core import Status
 from distributed.rootish import policy as module_of_policies
 from distributed.rootish.policy import (
@@ -1851,3 +1852,115 @@ def test_in_doubt() -> None:
     facts.guessed = False
     facts.change(CONSUMER)
     assert facts.in_doubt
+
+
+# -- What was sent in error -----------------------------------------------------------
+
+
+def in_memory(s: Paper, number: int, nbytes: int, users: int = 1) -> list[TaskState]:
+    """Return users of outputs that a client keeps, of so many bytes."""
+    inputs = [s.send(s.add("kept", n)) for n in range(number)]
+    ready = [
+        s.add("convert", number + users * n + i, dts)
+        for n, dts in enumerate(inputs)
+        for i in range(users)
+    ]
+    s.finish(*inputs, nbytes=nbytes)
+    for dts in inputs:
+        dts.who_wants = {s.client}
+        dts.group.rootish_facts.verdict = PRODUCER
+    return ready
+
+
+def send_all(s: Paper, tasks: list[TaskState]) -> None:
+    """Send tasks that are no loads, as far as is known."""
+    for ts in tasks:
+        assert s.rootish_policy.verdict(ts) is CONSUMER
+        s.send(ts)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "output", "expected"),
+    [
+        (MIB, 8 * MIB, True),
+        # Their inputs are expensive to move
+        (MIB, MIB, False),
+        # They are worth nothing
+        (MIB, HANDLE_BYTES, False),
+    ],
+)
+def test_data_in_memory_becomes_larger(
+    nbytes: int, output: int, expected: bool
+) -> None:
+    """Nothing is known of it when all of it is ready: what does not run comes back."""
+    s = Paper(2)
+    tasks = in_memory(s, 20, nbytes)
+    send_all(s, tasks)
+    assert not s.rootish_policy.overdue()
+    s.finish(tasks[0], nbytes=output)
+    assert s.rootish_policy.overdue() == (tasks[2:] if expected else [])
+    assert not s.rootish_policy.overdue()
+
+
+def test_few_are_not_called_back() -> None:
+    """The cluster runs them at once, or will do so soon."""
+    s = Paper(2)
+    tasks = in_memory(s, 20, MIB)
+    send_all(s, tasks[: 2 * 2 + 1])
+    s.finish(tasks[0], nbytes=8 * MIB)
+    assert not s.rootish_policy.overdue()
+
+
+def test_small_outputs_come_first() -> None:
+    """A function reads the axes of files, then the chunks: these are held back."""
+    s = Paper(2)
+    handles = [s.send(s.add("open", n)) for n in range(4)]
+    reads = [s.add("read", 9 + n, handles[n % 4], nbytes=240) for n in range(40)]
+    s.finish(*handles, nbytes=100)
+    send_all(s, reads[:20])
+    s.finish(reads[0], nbytes=240)
+    assert not s.rootish_policy.overdue()
+    s.finish(reads[1], nbytes=MIB)
+    assert s.rootish_policy.verdict(reads[20]) is PRODUCER
+    assert s.rootish_policy.overdue() == reads[3:20]
+
+
+def test_nothing_is_kept_of_groups_that_are_done() -> None:
+    s = Paper(2)
+    tasks = in_memory(s, 8, MIB)
+    send_all(s, tasks)
+    assert s.rootish_policy.unsure
+    s.finish(*tasks, nbytes=100)
+    assert not s.rootish_policy.overdue()
+    assert not s.rootish_policy.unsure
+
+
+def test_nothing_is_called_back_without_the_queue() -> None:
+    """Nor kept in mind for that."""
+    s = Paper(2)
+    tasks = in_memory(s, 20, MIB)
+    s.queued = HeapSet(key=lambda ts: ts.priority)
+    send_all(s, tasks)
+    assert not s.rootish_policy.unsure
+
+
+def grow(event: Event, chunk: bytes) -> bytes:
+    event.wait()
+    return 8 * chunk
+
+
+@policy_cluster()
+async def test_persisted_data_becomes_larger(c: Any, s: Any, a: Any, b: Any) -> None:
+    """Once the first is done, no more are sent than there are slots."""
+    event = Event()
+    kept = c.map(lambda i: bytes(64 * KIB), range(40))
+    await wait(kept)
+    seen = await watch(s, "grow")
+    grown = [delayed(grow)(event, chunk) for chunk in kept]
+    sums = c.compute([delayed(len)(chunk) for chunk in grown])
+    await async_poll_for(lambda: seen.peak_sent == 40, timeout=60)
+    assert not seen.queued
+    await event.set()
+    assert await c.gather(sums) == [512 * KIB] * 40
+    # Some may have run before those were called back
+    assert len(seen.queued) > 20
