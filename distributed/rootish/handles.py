@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,14 @@ class Handles:
     bound
         Kinds of inputs that could not be sent: name of the prefix, type of the output.
     unsure
-        Prefixes of tasks that were given a place before any of them had finished.
+        Prefix -> weak references to its tasks that were given a place before any of
+        them had finished.
     """
 
     __slots__ = ("_last", "_state", "bound", "unsure")
 
     bound: set[tuple[str, str | None]]
-    unsure: set[TaskPrefix]
+    unsure: dict[TaskPrefix, list[weakref.ref[TaskState]]]
     #: What has led to the last failure, and the tasks that were taken back for it
     _last: tuple[str, set[Key]]
 
@@ -71,7 +73,7 @@ class Handles:
         self._state = state
         self._last = "", set()
         self.bound = set()
-        self.unsure = set()
+        self.unsure = {}
 
     def is_bound(self, ts: TaskState) -> bool:
         """Whether a task has an input that cannot be sent to other workers.
@@ -138,7 +140,7 @@ class Handles:
         if ts.prefix.duration_average < 0:
             # As long as what it is believed to load takes to be sent
             usual = UNKNOWN_OUTPUT / self._state.bandwidth
-            self.unsure.add(ts.prefix)
+            self.unsure.setdefault(ts.prefix, []).append(weakref.ref(ts))
         if not large and total <= usual:
             return None
         assert best.who_has

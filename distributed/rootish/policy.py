@@ -596,8 +596,7 @@ class Producers(RootishPolicy):
                 # what becomes of an edge is as small
                 nbytes = max(nbytes, mean_output(group) or 0)
             if known is None and _is_data(dts, nbytes, inputs):
-                if tg.states["processing"] > TASKS_PER_THREAD * state.total_nthreads:
-                    self._doubt(tg)
+                self._doubt(tg)
                 return CONSUMER
             if not (is_small or dts.who_wants):
                 share = nbytes / users
@@ -635,7 +634,7 @@ class Producers(RootishPolicy):
         output = expected_output(ts)
         if output is None:
             if not ts.dependents:
-                self._doubt(ts.group)
+                self.unsure[ts.group] = None
                 return 0
         elif output <= HANDLE_BYTES:
             return 0
@@ -643,11 +642,13 @@ class Producers(RootishPolicy):
         return nthreads
 
     def _doubt(self, tg: TaskGroup) -> None:
-        """Remember a group whose tasks are sent at once, though they may bring in data.
+        """Remember a group of which so many are sent that they should be no loads.
 
         The queue of the base calls nothing back.
         """
-        if hasattr(self.state.queued, "note"):
+        state = self.state
+        many = tg.states["processing"] > TASKS_PER_THREAD * state.total_nthreads
+        if many and hasattr(state.queued, "note"):
             self.unsure[tg] = None
 
     def overdue(self) -> list[TaskState]:

@@ -36,7 +36,7 @@ import heapq
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         Recs,
         SchedulerState,
         TaskGroup,
+        TaskPrefix,
         TaskState,
         WorkerState,
     )
@@ -277,29 +278,33 @@ class RootishQueue(MutableSet["TaskState"]):
         known = len(self.handles.bound)
         recs = self.handles.refuse(key, worker, stimulus_id, failure)
         if len(self.handles.bound) > known:
-            self._move(self.handles.is_bound)
+            self._move(filter(self.handles.is_bound, list(self._cells)))
         return recs
 
-    def _move(self, is_misplaced: Callable[[TaskState], bool]) -> None:
+    def _move(self, tasks: Iterable[TaskState]) -> None:
         """Let tasks wait where they belong by now."""
-        for ts in filter(is_misplaced, list(self._cells)):
+        for ts in tasks:
             self.discard(ts)
             self.add(ts)
 
-    def _place_again(self) -> None:
-        """Move what was placed before it was known how long such tasks take."""
-        handles = self.handles
-        known = {prefix for prefix in handles.unsure if prefix.duration_average >= 0}
-        handles.unsure -= known
+    def _place_again(self, prefix: TaskPrefix) -> bool:
+        """Move tasks that were placed before it was known how long such tasks take.
 
-        def is_misplaced(ts: TaskState) -> bool:
-            if ts.prefix not in known:
-                return False
-            waits_beside = self._cells[ts][1].beside is not None
-            return waits_beside == (handles.home(ts, self.restricted) is None)
-
-        if known:
-            self._move(is_misplaced)
+        Returns
+        -------
+        bool
+            Whether there were any, and they belong elsewhere. The first stands for all,
+            since the inputs of the others took as long to make.
+        """
+        placed = self.handles.unsure.pop(prefix, ())
+        tasks = [ts for ref in placed if (ts := ref()) in self._cells]
+        if not tasks:
+            return False
+        waits_beside = self._cells[tasks[0]][1].beside is not None
+        belongs_beside = self.handles.home(tasks[0], self.restricted) is not None
+        if waits_beside != belongs_beside:
+            self._move(tasks)
+        return waits_beside != belongs_beside
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -377,9 +382,14 @@ class RootishQueue(MutableSet["TaskState"]):
         if not (idle and self._cells):
             return None
         self._look()
-        if self.handles.unsure:
-            self._place_again()
         choice = self._choose(idle)
+        if (
+            choice
+            and self.handles.unsure
+            and choice.task.prefix.duration_average >= 0
+            and self._place_again(choice.task.prefix)
+        ):
+            choice = self._choose(idle)
         if (
             choice is None
             and len(idle) == len(state.running)
