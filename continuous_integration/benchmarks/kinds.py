@@ -321,6 +321,16 @@ def uint8_rechunk(client: Client, folder: Path, prepared: da.Array) -> Any:
     return centered.std(axis=0).sum().compute()
 
 
+@workload("uint8-overlap", prepare=_persist_bytes)
+def uint8_overlap(client: Client, folder: Path, prepared: da.Array) -> Any:
+    """Persisted bytes become floats, of which each needs the one before and after."""
+    floats = da.map_blocks(to_float, prepared, dtype="float64")
+    centered = da.map_overlap(
+        center, floats, depth={0: 1}, boundary="none", dtype="float64"
+    )
+    return centered.std(axis=0).sum().compute()
+
+
 @workload("pyramid", modules=("zarr",))
 def pyramid(client: Client, folder: Path, prepared: None) -> Any:
     """Write planes and three coarser levels of them to Zarr (ome-zarr-py#192)."""

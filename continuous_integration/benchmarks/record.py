@@ -78,6 +78,7 @@ READS = {
     "handles-broadcast": "from-value-read-concatenate",
     "handles-chunked-weights": "from-value-read-concatenate",
     "open-dataset": "from-value",
+    "uint8-overlap": "to_float",
     "uint8-rechunk": "to_float",
     "zarr-12-array": "from-zarr-concatenate",
     "zarr-12-two-means": "from-zarr-concatenate",

@@ -235,10 +235,9 @@ class Outstanding:
             self._room = self._added + math.ceil(max(limit - waiting, step))
             return False
         consumer, inputs = next(iter(consumers.items()))
-        fan_in = max(count_alike(consumer.dependencies, inputs[0].group), 1)
         excess = max(waiting - limit + 1, step if waiting > limit + step else 1)
         self.consumers = consumer.group
-        self._again = finished(consumer.group) + math.ceil(excess / fan_in)
+        self._again = finished(consumer.group) + math.ceil(excess / len(inputs))
         return True
 
     def count_again(self) -> None:
@@ -368,20 +367,16 @@ def is_chained(before: TaskState, ts: TaskState) -> bool | None:
     bool or None
         None if they have the same consumer.
     """
-    consumer, other = _merger(ts), _merger(before)
+    consumer, other = _only_user(ts), _only_user(before)
     if consumer is None:
         return False
     return None if consumer is other else other in consumer.dependencies
 
 
-def _merger(ts: TaskState) -> TaskState | None:
-    """Return what combines the output of a task with others, if only one task does."""
+def _only_user(ts: TaskState) -> TaskState | None:
+    """Return what uses the output of a task, be it renamed, if only one task does."""
     dependents = renamed(ts).dependents
-    if len(dependents) == 1:
-        [user] = dependents
-        if len(user.dependencies) > 1:
-            return user
-    return None
+    return next(iter(dependents)) if len(dependents) == 1 else None
 
 
 def frees(user: TaskState, before: TaskState, output: float) -> bool:

@@ -347,12 +347,17 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
     """Return the priority of the task that combines another with all that it needs.
 
     Chunks that are combined with those of another field are so with their neighbors
-    next. That of ``ts`` if another use needs tasks that come later, as in a stencil.
+    next. That of ``ts`` if another use needs tasks that come later, as in a stencil, or
+    if something more urgent is needed that is not there yet.
     """
     whole = priority_of(ts)
     reductions = zip(_reductions(ts, min), _reductions(ts, max))
     for (first, before), (last, _) in itertools.islice(reductions, 2):
         if _last_needed(first) != _last_needed(last):
+            break
+        some = itertools.islice(first.waiting_on or (), LOOKED_AT)
+        more_urgent = (dts for dts in some if priority_of(dts) < priority_of(ts))
+        if any(dts.state == "waiting" for dts in more_urgent):
             break
         whole = priority_of(first)
         if count_alike(first.dependencies, before.group) > 1:

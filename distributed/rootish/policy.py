@@ -682,7 +682,7 @@ class Producers(RootishPolicy):
                 if ts.group is tg and ts not in ws.long_running
             ]
             sent.sort(key=operator.attrgetter("priority"))
-            if sent and not late and self.verdict(sent[-1]) is not PRODUCER:
+            if sent and self.verdict(sent[-1]) is not PRODUCER:
                 break
             for ts in sent[: ws.nthreads]:
                 queue.note(ts)

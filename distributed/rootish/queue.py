@@ -290,21 +290,22 @@ class RootishQueue(MutableSet["TaskState"]):
     def _place_again(self, prefix: TaskPrefix) -> bool:
         """Move tasks that were placed before it was known how long such tasks take.
 
+        The first that waits stands for all, as their inputs took as long to make.
+
         Returns
         -------
         bool
-            Whether there were any, and they belong elsewhere. The first stands for all,
-            since the inputs of the others took as long to make.
+            Whether they belonged elsewhere.
         """
-        placed = self.handles.unsure.pop(prefix, ())
+        placed = self.handles.unsure.pop(prefix)
         tasks = [ts for ref in placed if (ts := ref()) in self._cells]
         if not tasks:
             return False
         waits_beside = self._cells[tasks[0]][1].beside is not None
-        belongs_beside = self.handles.home(tasks[0], self.restricted) is not None
-        if waits_beside != belongs_beside:
-            self._move(tasks)
-        return waits_beside != belongs_beside
+        if waits_beside == (self.handles.home(tasks[0], self.restricted) is not None):
+            return False
+        self._move(tasks)
+        return True
 
     def sorted(self) -> Iterator[TaskState]:
         """Yield the tasks in the order of their priority."""
@@ -385,7 +386,7 @@ class RootishQueue(MutableSet["TaskState"]):
         choice = self._choose(idle)
         if (
             choice
-            and self.handles.unsure
+            and choice.task.prefix in self.handles.unsure
             and choice.task.prefix.duration_average >= 0
             and self._place_again(choice.task.prefix)
         ):

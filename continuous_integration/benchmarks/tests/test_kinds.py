@@ -92,6 +92,9 @@ def test_rechunk(client: Client, folder: Path) -> None:
     # Four days, one after the other
     deviation = SIDE**2 * np.std(range(4))
     assert run("uint8-rechunk", client, folder) == pytest.approx(deviation)
+    # The first day has no neighbor before it, the last none after it
+    deviation = SIDE**2 * np.std([-0.5, *[0] * 118, 0.5])
+    assert run("uint8-overlap", client, folder) == pytest.approx(deviation)
 
 
 def test_pyramid(client: Client, folder: Path) -> None:

@@ -99,6 +99,25 @@ def test_reads_are_shorter_than_expected(reading: float) -> None:
     tasks[0].prefix.duration_average = reading
     assert (s.give(1) is None) is (reading < 0.01)
     assert s.give(0)
+
+
+def test_what_has_its_place() -> None:
+    """Tasks whose inputs take no time to make are not asked again, and none is kept."""
+    s = Paper(2)
+    s.enqueue(*reads(s, 8, 1, -1, "numpy.ndarray"))
+    assert not s.queue.handles.unsure
+    s = Paper(2)
+    tasks = reads(s, 8, 0.01, -1)
+    s.enqueue(*tasks)
+    [prefix] = s.queue.handles.unsure
+    assert prefix is tasks[0].prefix
+    prefix.duration_average = 1
+    assert not s.queue._place_again(prefix)
+    assert not s.queue.handles.unsure
+    s.queue.clear()
+    prefix.duration_average = -1
+    s.enqueue(tasks[0])
+    assert s.queue.handles.unsure
     s.queue.clear()
     assert not s.queue.handles.unsure
 
