@@ -224,7 +224,8 @@ def load_block(block_info: Any = None) -> np.ndarray:
     """Return a block of whatever shape, after some time."""
     time.sleep(WAIT)
     place = block_info[None]
-    return np.full(place["chunk-shape"], 1.0 + sum(place["chunk-location"]))
+    value = 1 + sum(place["chunk-location"])
+    return np.full(place["chunk-shape"], value, place["dtype"])
 
 
 def blocks(*chunks: tuple[int, ...], dtype: str = "float64") -> da.Array:
