@@ -863,6 +863,28 @@ def test_what_is_consumed_is_not_outstanding() -> None:
     assert [ref() for ref in outstanding.tasks] == loads[3:8]
 
 
+def test_consumers_free_several_outputs() -> None:
+    """All are counted again when so many have finished as should make room."""
+    s = Paper(2)
+    gate = s.send(s.add("init", 0, nbytes=1))
+    outstanding = Outstanding()
+    users = []
+    for n in range(10, 40, 10):
+        loads = [s.add("load", n + i, nbytes=CHUNK_NBYTES) for i in range(4)]
+        users.append(s.add("use", n + 9, gate, *loads, nbytes=1))
+        for ts in loads:
+            outstanding.add(s.send(ts), s.queue.open.pool)
+        s.finish(*loads, nbytes=CHUNK_NBYTES)
+    assert outstanding.is_full(8, CHUNK_NBYTES)
+    s.finish(gate, nbytes=1)
+    for ts in users[:2]:
+        assert outstanding.is_full(8, CHUNK_NBYTES)
+        s.finish(s.send(ts), nbytes=1)
+        for dts in ts.dependencies - {gate}:
+            s.release(dts)
+    assert not outstanding.is_full(8, CHUNK_NBYTES)
+
+
 def test_first_consumers_are_waited_for() -> None:
     """Outputs are counted again as soon as those that come first have finished."""
     s = Paper(2)

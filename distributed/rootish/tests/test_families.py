@@ -451,11 +451,13 @@ def test_what_is_combined_with_more_urgent_tasks() -> None:
     """As long as these are not there, it waits for them, and a family is no longer."""
     s = Paper(2)
     late = s.add("late", 0)
-    loads = [s.add("load", n + 1, nbytes=10) for n in range(MOST_AT_ONCE)]
-    total = s.add("sum", MOST_AT_ONCE + 1, s.add("name", 0.5, late), *loads, nbytes=10)
+    name = s.add("name", 0.5, late)
+    # Another worker has begun
+    first, *loads = [s.add("load", n + 1, nbytes=10) for n in range(MOST_AT_ONCE)]
+    total = s.add("sum", MOST_AT_ONCE + 1, name, s.send(first), *loads, nbytes=10)
     assert reach_of(loads[0], 2).whole == loads[0].priority
     s.finish(s.send(late), nbytes=10)
-    s.finish(s.send(s.tasks["name", 0, 0.5]), nbytes=10)
+    s.finish(s.send(name), nbytes=10)
     assert reach_of(loads[0], 2).whole == total.priority
 
 

@@ -11,6 +11,7 @@ from dask import delayed
 from distributed import Event, wait
 from distributed.rootish.handles import place_beside
 from distributed.rootish.lanes import beside
+from distributed.rootish.policy import BESIDE, PRODUCER, Verdict
 from distributed.rootish.queue import thieves
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -99,6 +100,16 @@ def test_reads_are_shorter_than_expected(reading: float) -> None:
     tasks[0].prefix.duration_average = reading
     assert (s.give(1) is None) is (reading < 0.01)
     assert s.give(0)
+
+
+@pytest.mark.parametrize("verdict", [PRODUCER, BESIDE])
+def test_inputs_that_are_expensive_to_move(verdict: Verdict) -> None:
+    """It is their size that counts then, and not how long the tasks take."""
+    s = Paper(2)
+    tasks = reads(s, 4, 0, 10, "numpy.ndarray")
+    tasks[0].group.rootish_facts.verdict = verdict
+    home = s.queue.handles.home(tasks[0], {})
+    assert (home is not None) is (verdict is BESIDE)
 
 
 def test_what_has_its_place() -> None:
