@@ -1857,15 +1857,11 @@ def test_in_doubt() -> None:
 # -- What was sent in error -----------------------------------------------------------
 
 
-def in_memory(s: Paper, number: int, nbytes: int, users: int = 1) -> list[TaskState]:
-    """Return users of outputs that a client keeps, of so many bytes."""
+def in_memory(s: Paper, number: int) -> list[TaskState]:
+    """Return users of outputs of 1 MiB that a client keeps, one of each."""
     inputs = [s.send(s.add("kept", n)) for n in range(number)]
-    ready = [
-        s.add("convert", number + users * n + i, dts)
-        for n, dts in enumerate(inputs)
-        for i in range(users)
-    ]
-    s.finish(*inputs, nbytes=nbytes)
+    ready = [s.add("convert", number + n, dts) for n, dts in enumerate(inputs)]
+    s.finish(*inputs, nbytes=MIB)
     for dts in inputs:
         dts.who_wants = {s.client}
         dts.group.rootish_facts.verdict = PRODUCER
@@ -1880,21 +1876,19 @@ def send_all(s: Paper, tasks: list[TaskState]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "output", "expected"),
+    ("output", "expected"),
     [
-        (MIB, 8 * MIB, True),
+        (8 * MIB, True),
         # Their inputs are expensive to move
-        (MIB, MIB, False),
+        (MIB, False),
         # They are worth nothing
-        (MIB, HANDLE_BYTES, False),
+        (HANDLE_BYTES, False),
     ],
 )
-def test_data_in_memory_becomes_larger(
-    nbytes: int, output: int, expected: bool
-) -> None:
+def test_data_in_memory_becomes_larger(output: int, expected: bool) -> None:
     """Nothing is known of it when all of it is ready: what does not run comes back."""
     s = Paper(2)
-    tasks = in_memory(s, 20, nbytes)
+    tasks = in_memory(s, 20)
     send_all(s, tasks)
     assert not s.rootish_policy.overdue()
     s.finish(tasks[0], nbytes=output)
@@ -1905,7 +1899,7 @@ def test_data_in_memory_becomes_larger(
 def test_few_are_not_called_back() -> None:
     """The cluster runs them at once, or will do so soon."""
     s = Paper(2)
-    tasks = in_memory(s, 20, MIB)
+    tasks = in_memory(s, 20)
     send_all(s, tasks[: 2 * 2 + 1])
     s.finish(tasks[0], nbytes=8 * MIB)
     assert not s.rootish_policy.overdue()
@@ -1927,7 +1921,7 @@ def test_small_outputs_come_first() -> None:
 
 def test_nothing_is_kept_of_groups_that_are_done() -> None:
     s = Paper(2)
-    tasks = in_memory(s, 8, MIB)
+    tasks = in_memory(s, 8)
     send_all(s, tasks)
     assert s.rootish_policy.unsure
     s.finish(*tasks, nbytes=100)
@@ -1938,7 +1932,7 @@ def test_nothing_is_kept_of_groups_that_are_done() -> None:
 def test_nothing_is_called_back_without_the_queue() -> None:
     """Nor kept in mind for that."""
     s = Paper(2)
-    tasks = in_memory(s, 20, MIB)
+    tasks = in_memory(s, 20)
     s.queued = HeapSet(key=lambda ts: ts.priority)
     send_all(s, tasks)
     assert not s.rootish_policy.unsure
