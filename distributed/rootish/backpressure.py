@@ -32,7 +32,7 @@ import itertools
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from distributed.rootish.families import count_alike, priority_of, renamed
@@ -354,29 +354,37 @@ def kind_of(ts: TaskState) -> Kind:
     return ts.group.prefix.name, name
 
 
-def is_chained(before: TaskState, ts: TaskState) -> bool | None:
-    """Whether the consumer of a task waits for that of the task before, as in a fold.
+def chain_steps(ts: TaskState) -> Iterator[TaskState]:
+    """Yield the step of a chain that consumes the output of a task, and those before.
+
+    In a chain, such as a fold, each step is of the same prefix, and waits for the one
+    before and for a load of its own.
 
     Parameters
     ----------
-    before, ts
-        Two tasks.
-
-    Returns
-    -------
-    bool or None
-        None if they have the same consumer.
+    ts
+        A task. If several need its output, it is for no chain.
     """
-    consumer, other = _only_user(ts), _only_user(before)
-    if consumer is None:
-        return False
-    return None if consumer is other else other in consumer.dependencies
+    load = renamed(ts)
+    if len(load.dependents) != 1:
+        return
+    step: TaskState | None
+    [step] = load.dependents
 
+    def beside(tasks: Iterable[TaskState], step: TaskState) -> TaskState | None:
+        for other in itertools.islice(tasks, LOOKED_AT):
+            if other.prefix is step.prefix and count_alike(
+                other.dependencies, load.group
+            ):
+                return other
+        return None
 
-def _only_user(ts: TaskState) -> TaskState | None:
-    """Return what uses the output of a task, be it renamed, if only one task does."""
-    dependents = renamed(ts).dependents
-    return next(iter(dependents)) if len(dependents) == 1 else None
+    before = beside(step.dependencies, step)
+    if not (before or beside(step.dependents, step)):
+        return
+    while step:
+        yield step
+        step = beside(step.dependencies, step)
 
 
 def frees(user: TaskState, before: TaskState, output: float) -> bool:

@@ -268,6 +268,24 @@ def end_of_family(ts: TaskState, reductions: int) -> tuple[tuple[float, ...], in
     return (end if end[:2] == graph else (*graph, math.inf)), members
 
 
+def is_cut_up(ts: TaskState) -> bool:
+    """Whether an output is cut into more pieces than the longest family has outputs.
+
+    As in a stencil in three dimensions. Each piece is combined with those of other
+    chunks. Most are thin, and little is moved if they are on other workers, but many
+    chunks have to be there before the first is done with: they are loaded in order.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+    """
+    pieces = ts.dependents
+    return len(pieces) > 2 * FAMILY_OUTPUT and all(
+        len(piece.dependencies) == 1 for piece in pieces
+    )
+
+
 def first_use(ts: TaskState) -> tuple[float, ...]:
     """Return the priority of the first task that combines the output of ``ts``.
 

@@ -1,10 +1,9 @@
 """Lanes: what waits for the same workers, in order, and the families that it makes.
 
 A lane is asked by the queue (:mod:`distributed.rootish.queue`) for the next task of a
-worker that may run its tasks. What has come since is sorted then, so that stretches of
-tasks of one group (runs), not the tasks, are kept in heaps: one for each kind of loads,
-which is held back as a whole. Families are made of what is first there when a worker
-asks; a lane knows who has begun which.
+worker that may run its tasks. They wait in lines: one for each kind of loads, which is
+held back as a whole. Families are made of what is first there when a worker asks; a
+lane knows who has begun which.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import bisect
 import heapq
 import itertools
 import math
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed.rootish.backpressure import Kind, is_chained, kind_of
+from distributed.rootish.backpressure import Kind, chain_steps, kind_of
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
     Cell,
@@ -26,11 +25,11 @@ from distributed.rootish.families import (
     end_of_family,
     first_use,
     graph_of,
+    is_cut_up,
     output_until_reduced,
     priority_of,
     reach_of,
 )
-from distributed.rootish.policy import LOOKED_AT
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -195,51 +194,8 @@ class Pool:
         )
 
 
-class _Run(deque[Cell]):
-    """Cells of one group and kind, in the order of priority.
-
-    Parameters
-    ----------
-    cells
-        The cells.
-    group
-        The group.
-    consumer
-        Name of the prefix of the consumers, or number of a chain.
-    chained
-        Whether the consumers of its tasks wait for each other; None as long as it has
-        but one consumer, or that is not known.
-    """
-
-    __slots__ = ("chained", "consumer", "group", "line")
-
-    #: What it is held back with
-    line: _Line
-
-    def __init__(
-        self,
-        cells: Iterable[Cell],
-        group: TaskGroup,
-        consumer: str | int,
-        chained: bool | None,
-    ):
-        super().__init__(cells)
-        self.group = group
-        self.consumer = consumer
-        self.chained = chained
-
-    def head(self) -> TaskState | None:
-        """Return the first task that is still queued."""
-        while self:
-            if self[0]:
-                ts: TaskState = self[0][0]
-                return ts
-            self.popleft()
-        return None
-
-
 class _Line:
-    """A heap of runs that are held back together.
+    """Tasks that are held back together, in the order of priority.
 
     Those of one kind are. Where consumers wait for each other, as in a fold, each such
     chain has a line of its own, so that several go on side by side.
@@ -248,32 +204,44 @@ class _Line:
     ----------
     kind
         Of the tasks.
-    chain
-        Number of the chain, None if they are for none.
+    chained
+        Whether their consumers wait for each other.
+    whole
+        What the kind would be without the chain.
     """
 
-    __slots__ = ("_kind", "chained", "held", "kind", "place", "runs")
+    __slots__ = ("cells", "chained", "held", "kind", "place", "whole")
 
     chained: bool
     held: bool
     kind: Kind
+    whole: Kind | None
     #: Priority by which it waits for its turn, None if it does not
     place: Any
-    #: By the priority of the first task, or what that was once
-    runs: list[tuple[Any, int, _Run]]
+    #: A heap: the priority of each task, a number that no other has, and its cell
+    cells: list[tuple[Any, int, Cell]]
 
-    def __init__(self, kind: Kind, chain: int | None = None) -> None:
-        self._kind = kind
-        self.chained = chain is not None
-        self.kind = kind if chain is None else (kind[0], chain)
+    def __init__(self, kind: Kind, chained: bool, whole: Kind | None = None) -> None:
+        self.kind = kind
+        self.chained = chained
+        self.whole = whole
         self.held = False
         self.place = None
-        self.runs = []
+        self.cells = []
 
-    def end_chain(self) -> None:
-        """Make no difference any more between what is left and others of the kind."""
-        self.chained = False
-        self.kind = self._kind
+    def head(self) -> TaskState | None:
+        """Return the first task that is still queued."""
+        cells = self.cells
+        while cells:
+            if cell := cells[0][2]:
+                ts: TaskState = cell[0]
+                return ts
+            heapq.heappop(cells)
+        return None
+
+    def pop(self) -> Cell:
+        """Remove and return what :meth:`head` has found."""
+        return heapq.heappop(self.cells)[2]
 
 
 class Lane:
@@ -306,9 +274,7 @@ class Lane:
     __slots__ = (
         "_counter",
         "_end",
-        "_fresh",
         "_holds",
-        "_latest",
         "_lines",
         "_nbegun",
         "_number",
@@ -331,11 +297,6 @@ class Lane:
     held: list[_Line]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
-    #: What has come and is in no run yet
-    _fresh: list[Cell]
-    #: The run that was begun last of what is in a group and of a kind
-    _latest: dict[tuple[TaskGroup, str | int], _Run]
-    #: The line of each kind that is no chain
     _lines: dict[Kind, _Line]
     #: A heap of lines that are not held back, by their places and what these were once
     _tops: list[tuple[Any, int, _Line]]
@@ -359,8 +320,6 @@ class Lane:
         self.held = []
         self.next = []
         self.begun = {}
-        self._fresh = []
-        self._latest = {}
         self._tops = []
         self._lines = {}
         self._spans = []
@@ -387,53 +346,35 @@ class Lane:
             return
         # It may be one of those that are expected before
         self._end = ()
-        self._fresh.append(cell)
+        self._file(cell)
 
-    def _settle(self) -> None:
-        """Put what has come since into runs."""
-        fresh = [cell for cell in self._fresh if cell]
-        self._fresh = []
-        fresh.sort(key=_priority_of_cell)
-        for cell in fresh:
-            self._file(cell)
-
-    def _file(self, cell: Cell, chained: bool | None = None) -> None:
-        """Put a task into a run.
-
-        Parameters
-        ----------
-        cell
-            Holds the task.
-        chained
-            False if it is not to be found out whether it is for a chain.
-        """
+    def _file(self, cell: Cell) -> None:
+        """Put a task into the line of its kind, or of the chain that it is for."""
         ts = cell[0]
         line = self._line_of(ts)
-        run = self._latest.get((ts.group, line.kind[1]))
-        if not (run and run[-1] and priority_of(run[-1][0]) < priority_of(ts)):
-            self._begin_run(cell, line, chained)
-            return
-        if run.chained is not False:
-            link = is_chained(run[-1][0], ts)
-            if link is False:
-                if run.chained:
-                    self._begin_run(cell, line, chained)
-                    return
-                run.chained = False
-            elif link and run.chained is None:
-                run = self._begin_chain(run)
-            elif len(run) >= LOOKED_AT and run.chained is None:
-                run.chained = False
-        cell[1] = run.line
-        run.append(cell)
+        if line.chained and (number := self._queue.chain_of(ts)) is not None:
+            kind = line.kind[0], number
+            chain = self._lines.get(kind)
+            if chain is None:
+                self.pool.chains[kind[0]] += 1
+                chain = self._lines[kind] = _Line(kind, True, line.kind)
+            line = chain
+        self._put(cell, line)
 
     def _line_of(self, ts: TaskState) -> _Line:
-        """Return the line of a task that is in no chain, as far as is known."""
+        """Return the line of the kind of a task, whatever chain it is for."""
         kind = kind_of(ts)
         line = self._lines.get(kind)
         if line is None:
-            line = self._lines[kind] = _Line(kind)
+            line = self._lines[kind] = _Line(kind, any(chain_steps(ts)))
         return line
+
+    def _put(self, cell: Cell, line: _Line) -> None:
+        cell[1] = line
+        priority = priority_of(cell[0])
+        heapq.heappush(line.cells, (priority, next(self._counter), cell))
+        if not line.held and (line.place is None or priority < line.place):
+            self._place(line, priority)
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Whether a task joins a family that was made before it was ready."""
@@ -455,67 +396,27 @@ class Lane:
                 return True
         return False
 
-    def _begin_run(self, cell: Cell, line: _Line, chained: bool | None) -> None:
-        cell[1] = line
-        ts = cell[0]
-        run = _Run([cell], ts.group, line.kind[1], chained)
-        self._put(run, ts, line)
-
-    def _put(self, run: _Run, ts: TaskState, line: _Line) -> None:
-        """Put a run, of which ``ts`` is the first, into a line."""
-        self._latest[run.group, run.consumer] = run
-        run.line = line
-        priority = priority_of(ts)
-        heapq.heappush(line.runs, (priority, next(self._counter), run))
-        if not line.held and (line.place is None or priority < line.place):
-            self._place(line, priority)
-
-    def _begin_chain(self, run: _Run) -> _Run:
-        """Give a line of its own to a run of tasks whose consumers form a chain."""
-        name = run.group.prefix.name
-        self.pool.chains[name] += 1
-        chain = _Run(filter(None, run), run.group, run.consumer, True)
-        line = _Line(run.line.kind, next(self._counter))
-        for cell in chain:
-            cell[1] = line
-        self._put(chain, chain[0][0], line)
-        run.clear()
-        return chain
-
     def _end_chain(self, line: _Line) -> None:
-        """Let others have the share of a chain of which no task is left."""
-        if line.chained:
+        """Let others have the share of a chain of which no task is left.
+
+        What a family still has of it makes no difference from others of the kind.
+        """
+        if line.whole:
             self.pool.chains[line.kind[0]] -= 1
             self._queue.outstanding.pop(line.kind, None)
-            line.end_chain()
+            del self._lines[line.kind]
+            line.kind, line.whole = line.whole, None
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""
         line.place = priority
         heapq.heappush(self._tops, (priority, next(self._counter), line))
 
-    def _first_of(self, line: _Line) -> _Run | None:
-        """Return the run that has the first task of a line, as its first."""
-        runs = line.runs
-        while runs:
-            priority, number, run = runs[0]
-            ts = run.head()
-            if ts is None:
-                heapq.heappop(runs)
-                if self._latest.get((run.group, run.consumer)) is run:
-                    del self._latest[run.group, run.consumer]
-            elif ts.priority == priority or len(runs) == 1:
-                return run
-            else:
-                heapq.heapreplace(runs, (ts.priority, number, run))
-        self._end_chain(line)
-        return None
-
     def _is_held(self, ts: TaskState, kind: Kind) -> bool:
         return self._queue.is_held(ts, self.pool, kind)
 
-    def _top(self, ask: bool = True) -> _Run | None:
-        """Return the run that has the next task, as its first.
+    def _top(self, ask: bool = True) -> _Line | None:
+        """Return the line that has the next task, as its first.
 
         Parameters
         ----------
@@ -527,21 +428,23 @@ class Lane:
             priority, _, line = tops[0]
             # Else it has another place by now
             if line.place == priority:
-                run = self._first_of(line)
-                if run is None:
+                ts = line.head()
+                if ts is None:
                     line.place = None
-                elif priority_of(ts := run[0][0]) != priority and len(tops) > 1:
+                    self._end_chain(line)
+                elif priority_of(ts) != priority and len(tops) > 1:
                     self._place(line, priority_of(ts))
-                elif not line.kind[1] and kind_of(ts)[1]:
-                    # Its consumers came after it. Such tasks come here one by one
-                    self._file(run.popleft(), chained=False)
+                elif line.kind[1] == "" and kind_of(ts)[1]:
+                    # Its consumers came after it. Such tasks come here one by one, so
+                    # that the line of a chain would end after each
+                    self._put(line.pop(), self._line_of(ts))
                     continue
                 elif ask and self._is_held(ts, line.kind):
                     line.place = None
                     line.held = True
                     self.held.append(line)
                 else:
-                    return run
+                    return line
             heapq.heappop(tops)
         return None
 
@@ -549,13 +452,15 @@ class Lane:
         """Take back lines that need not be held back any more."""
         held = []
         for line in self.held:
-            run = self._first_of(line)
-            if run and self._is_held(run[0][0], line.kind):
+            ts = line.head()
+            if ts and self._is_held(ts, line.kind):
                 held.append(line)
                 continue
             line.held = False
-            if run:
-                self._place(line, priority_of(run[0][0]))
+            if ts:
+                self._place(line, priority_of(ts))
+            else:
+                self._end_chain(line)
         self.held = held
 
     def choose(self, ws: WorkerState) -> Choice | None:
@@ -566,8 +471,6 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
-        if self._fresh:
-            self._settle()
         own = None
         for family in self.begun.get(ws, ()):
             if family.head() and (own is None or family.priority < own.priority):
@@ -719,11 +622,12 @@ class Lane:
         families = self.next
         while (
             families
-            and (run := self._top(ask=False))
-            and priority_of(run[0][0]) < families[-1].priority
+            and (line := self._top(ask=False))
+            and (ts := line.head())
+            and priority_of(ts) < families[-1].priority
         ):
-            if self._top() is run:
-                self._draw(run)
+            if self._top() is line:
+                self._draw(line)
         n = 0
         held = set()
         while n < len(families):
@@ -737,23 +641,23 @@ class Lane:
                 return family
             held.add(kind)
             n += 1
-        if run := self._top():
-            family = self._draw(run)
+        if line := self._top():
+            family = self._draw(line)
             if not self._is_held(family.cells[-1][0], family.kind()):
                 return family
             n += 1
         self._holds = bool(n or self.held)
         return None
 
-    def _draw(self, run: _Run) -> Family:
+    def _draw(self, line: _Line) -> Family:
         """Make a family of the tasks that come next, and return it.
 
         Parameters
         ----------
-        run
+        line
             What :meth:`_top` has returned.
         """
-        cell = run.popleft()
+        cell = line.pop()
         cells = [cell]
         ts = last = cell[0]
         after = None
@@ -764,8 +668,10 @@ class Lane:
         if priority_of(ts) > end:
             end, members = end_of_family(ts, 1)
         reach = None
-        while more := self._top():
-            after = more[0][0]
+        alone = is_cut_up(ts)
+        while (more := self._top()) and (after := more.head()):
+            if alone or is_cut_up(after):
+                break
             if priority_of(after) > end:
                 if len(cells) < members:
                     # Others of the family are not ready yet
@@ -783,7 +689,7 @@ class Lane:
             largest = max(largest, output)
             loaded += output
             made += makes
-            cells.append(more.popleft())
+            cells.append(more.pop())
             last = after
         else:
             after = None
@@ -797,7 +703,7 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                self._begin_run(cell, cell[1], None)
+                self._put(cell, cell[1])
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break
@@ -814,17 +720,10 @@ class Lane:
         yield from self.next
         yield from itertools.chain(*self.begun.values())
 
-    def runs(self) -> Iterator[_Run]:
-        """Yield all runs, held back or not."""
-        self._settle()
-        lines = itertools.chain(self.held, {line: None for _, _, line in self._tops})
-        for line in lines:
-            for _, _, run in line.runs:
-                yield run
-
-
-def _priority_of_cell(cell: Cell) -> tuple[float, ...]:
-    return priority_of(cell[0])
+    def lines(self) -> Iterator[_Line]:
+        """Yield all lines, held back or not."""
+        yield from self.held
+        yield from {line: None for _, _, line in self._tops}
 
 
 def beside(ws: WorkerState) -> Restrictions:

@@ -25,7 +25,7 @@ Ahead of a more urgent task that the same worker may run goes nothing but the re
 families that were begun: one for each thread of a worker and the one before, of 4.6
 times the largest output in each, and as much again of what is combined at once or
 becomes ready late; or of what must be held in any case, the worker's share. A task
-costs O(log runs), however many workers, groups and dependents there are; see
+costs O(log tasks), however many workers, groups and dependents there are; see
 :mod:`distributed.rootish.lanes`. Where tasks are restricted, all workers with a thread
 free for them may be asked, each for the lanes that are open to it.
 """
@@ -35,6 +35,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +47,7 @@ from distributed.collections import HeapSet
 from distributed.rootish.backpressure import (
     Kind,
     Outstanding,
+    chain_steps,
     find_consumer,
     frees,
     kind_of,
@@ -136,6 +138,7 @@ class RootishQueue(MutableSet["TaskState"]):
         "_asked",
         "_asked_at",
         "_cells",
+        "_chains",
         "_lanes_of",
         "_pools",
         "_records",
@@ -161,6 +164,8 @@ class RootishQueue(MutableSet["TaskState"]):
     waiting: float
     slackened: bool
     _cells: dict[TaskState, tuple[Cell, Lane]]
+    #: Step of a chain of consumers -> the number of the chain
+    _chains: weakref.WeakKeyDictionary[TaskState, int]
     #: Worker -> the lanes of restricted tasks that it may run
     _lanes_of: dict[WorkerState, list[Lane]]
     #: What the workers were like when they were looked at last
@@ -193,6 +198,7 @@ class RootishQueue(MutableSet["TaskState"]):
         self._asked = {}
         self._asked_at = -1
         self.slackened = False
+        self._chains = weakref.WeakKeyDictionary()
         self.handles.unsure.clear()
 
     @classmethod
@@ -472,6 +478,33 @@ class RootishQueue(MutableSet["TaskState"]):
                 outstanding = self.outstanding[kind] = Outstanding()
             outstanding.add(ts, pool or self.pool(ts))
 
+    def chain_of(self, ts: TaskState) -> int | None:
+        """Return the number of the chain of consumers that a task is for.
+
+        Parameters
+        ----------
+        ts
+            A task.
+
+        Returns
+        -------
+        int or None
+            None if it is for none.
+        """
+        chains = self._chains
+        new = []
+        for step in chain_steps(ts):
+            if step in chains:
+                number = chains[step]
+                break
+            new.append(step)
+        else:
+            if not new:
+                return None
+            number = next(self.counter)
+        chains.update(dict.fromkeys(new, number))
+        return number
+
     def is_held(self, ts: TaskState, pool: Pool, kind: Kind) -> bool:
         """Whether a task waits until what was loaded has been consumed.
 
@@ -611,10 +644,7 @@ class RootishQueue(MutableSet["TaskState"]):
 
         Notes
         -----
-        Costs O(groups + runs + tasks of families), but not O(tasks). Those of a run
-        wait for the same, so that its length is all that is looked at. Tasks that were
-        cancelled one by one may be among that, as long as others of the group wait:
-        then the shares are approximate, never the sum.
+        Costs O(groups + tasks of families, and those that are held back or restricted).
 
         Whether a kind is held back is not counted again. It was when a thread was
         free last; as long as none is, that is all that there is to know, and nothing is
@@ -652,11 +682,12 @@ class RootishQueue(MutableSet["TaskState"]):
                 else:
                     reason = order if family.worker is None else "family"
                 count(reason, Counter(cell[0].group for cell in family.cells if cell))
-            for run in lane.runs():
-                if run.line.held:
-                    count("backpressure", {run.group: len(run)})
-                elif closed:
-                    count(order, {run.group: len(run)})
+            for line in lane.lines():
+                if line.held or closed:
+                    count(
+                        "backpressure" if line.held else order,
+                        Counter(cell[0].group for _, _, cell in line.cells if cell),
+                    )
         # Most tasks are in none of these; they are not looked at
         for tg, queued in left.items():
             if queued:

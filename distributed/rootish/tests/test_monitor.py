@@ -16,7 +16,6 @@ from dask.tokenize import tokenize
 from distributed import Client, Event, LocalCluster, Scheduler, Worker, wait
 from distributed.rootish import POLICIES, explain
 from distributed.rootish.backpressure import Outstanding
-from distributed.rootish.lanes import _Run
 from distributed.rootish.loading import CHUNKS_PER_SLOT
 from distributed.rootish.monitor import (
     GroupStatus,
@@ -311,7 +310,6 @@ def no_close_look() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Outstanding, "is_full", look)
-        patch.setattr(_Run, "__iter__", look)
         patch.setattr(RootishQueue, "__iter__", look)
         yield
 
