@@ -245,6 +245,12 @@ class Outstanding:
         self.consumers = None
         self._room = 0
 
+    def is_over(self) -> bool:
+        """Whether nothing of what was loaded is in memory, or will be."""
+        tasks = (ref() for ref in self.tasks)
+        there = ("queued", "processing", "memory")
+        return not any(ts and ts.state in there for ts in tasks)
+
     def slacken(self, now: float, slots: int, waiting: float, unknown: float) -> None:
         """Let more tasks go if no consumer has finished for long.
 
@@ -352,6 +358,11 @@ def kind_of(ts: TaskState) -> Kind:
     elif dependents and len(dependents) <= LOOKED_AT:
         name = max(dependents, key=priority_of).group.prefix.name
     return ts.group.prefix.name, name
+
+
+def is_chain(kind: Kind) -> bool:
+    """Whether tasks of a kind are for a chain of consumers."""
+    return not isinstance(kind[1], str)
 
 
 def chain_steps(ts: TaskState) -> Iterator[TaskState]:

@@ -42,8 +42,8 @@ FAMILY_OUTPUT = 4.6
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
 
-#: Holds a task and the line that it waits in (see :mod:`distributed.rootish.lanes`) as
-#: long as it is queued, and is empty then. (A list costs less than a weak reference.)
+#: Holds a task and its kind (see :mod:`distributed.rootish.backpressure`) as long as it
+#: is queued, and is empty then. (A list costs less than a weak reference.)
 Cell = list[Any]
 
 
@@ -122,7 +122,7 @@ class Family:
 
     def kind(self) -> Kind:
         """Return the kind of the first task. One has to be queued."""
-        kind: Kind = self.cells[-1][1].kind
+        kind: Kind = self.cells[-1][1]
         return kind
 
     def adopt(self, ts: TaskState, cell: Cell) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distributed.rootish.backpressure import Kind, chain_steps, kind_of
+from distributed.rootish.backpressure import Kind, is_chain, kind_of
 from distributed.rootish.families import (
     FAMILY_OUTPUT,
     Cell,
@@ -195,36 +195,25 @@ class Pool:
 
 
 class _Line:
-    """Tasks that are held back together, in the order of priority.
-
-    Those of one kind are. Where consumers wait for each other, as in a fold, each such
-    chain has a line of its own, so that several go on side by side.
+    """Tasks of one kind, in the order of priority. They are held back together.
 
     Parameters
     ----------
     kind
         Of the tasks.
-    chained
-        Whether their consumers wait for each other.
-    whole
-        What the kind would be without the chain.
     """
 
-    __slots__ = ("cells", "chained", "held", "kind", "place", "whole")
+    __slots__ = ("cells", "held", "kind", "place")
 
-    chained: bool
     held: bool
     kind: Kind
-    whole: Kind | None
     #: Priority by which it waits for its turn, None if it does not
     place: Any
     #: A heap: the priority of each task, a number that no other has, and its cell
     cells: list[tuple[Any, int, Cell]]
 
-    def __init__(self, kind: Kind, chained: bool, whole: Kind | None = None) -> None:
+    def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.chained = chained
-        self.whole = whole
         self.held = False
         self.place = None
         self.cells = []
@@ -346,35 +335,28 @@ class Lane:
             return
         # It may be one of those that are expected before
         self._end = ()
-        self._file(cell)
+        self._put(cell)
 
-    def _file(self, cell: Cell) -> None:
-        """Put a task into the line of its kind, or of the chain that it is for."""
-        ts = cell[0]
-        line = self._line_of(ts)
-        if line.chained and (number := self._queue.chain_of(ts)) is not None:
-            kind = line.kind[0], number
-            chain = self._lines.get(kind)
-            if chain is None:
-                self.pool.chains[kind[0]] += 1
-                chain = self._lines[kind] = _Line(kind, True, line.kind)
-            line = chain
-        self._put(cell, line)
-
-    def _line_of(self, ts: TaskState) -> _Line:
-        """Return the line of the kind of a task, whatever chain it is for."""
-        kind = kind_of(ts)
+    def _put(self, cell: Cell) -> None:
+        """Put a task into the line of its kind."""
+        ts, kind = cell
         line = self._lines.get(kind)
         if line is None:
-            line = self._lines[kind] = _Line(kind, any(chain_steps(ts)))
-        return line
-
-    def _put(self, cell: Cell, line: _Line) -> None:
-        cell[1] = line
-        priority = priority_of(cell[0])
+            line = self._lines[kind] = _Line(kind)
+            if is_chain(kind):
+                self.pool.chains[kind[0]] += 1
+        priority = priority_of(ts)
         heapq.heappush(line.cells, (priority, next(self._counter), cell))
         if not line.held and (line.place is None or priority < line.place):
             self._place(line, priority)
+
+    def _drop(self, line: _Line) -> None:
+        """Forget a line of which no task is left."""
+        kind = line.kind
+        line.place = None
+        del self._lines[kind]
+        if is_chain(kind):
+            self.pool.chains[kind[0]] -= 1
 
     def _adopt(self, ts: TaskState, cell: Cell) -> bool:
         """Whether a task joins a family that was made before it was ready."""
@@ -384,28 +366,15 @@ class Lane:
         for family in spans[max(n - 2, 0) : n][::-1]:
             if priority > family.end:
                 continue
-            line = self._line_of(ts)
             # What was begun is not held back any more
-            if family.worker is not None and self._is_held(ts, line.kind):
+            if family.worker is not None and self._is_held(ts, cell[1]):
                 continue
-            cell[1] = line
             if family.adopt(ts, cell):
                 if family.worker is not None:
                     self._note(cell)
                     self._push(family)
                 return True
         return False
-
-    def _end_chain(self, line: _Line) -> None:
-        """Let others have the share of a chain of which no task is left.
-
-        What a family still has of it makes no difference from others of the kind.
-        """
-        if line.whole:
-            self.pool.chains[line.kind[0]] -= 1
-            self._queue.outstanding.pop(line.kind, None)
-            del self._lines[line.kind]
-            line.kind, line.whole = line.whole, None
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""
@@ -430,14 +399,14 @@ class Lane:
             if line.place == priority:
                 ts = line.head()
                 if ts is None:
-                    line.place = None
-                    self._end_chain(line)
+                    self._drop(line)
                 elif priority_of(ts) != priority and len(tops) > 1:
                     self._place(line, priority_of(ts))
                 elif line.kind[1] == "" and kind_of(ts)[1]:
-                    # Its consumers came after it. Such tasks come here one by one, so
-                    # that the line of a chain would end after each
-                    self._put(line.pop(), self._line_of(ts))
+                    # Its consumers came after it
+                    cell = line.pop()
+                    cell[1] = self._queue.kind_of(ts)
+                    self._put(cell)
                     continue
                 elif ask and self._is_held(ts, line.kind):
                     line.place = None
@@ -460,7 +429,7 @@ class Lane:
             if ts:
                 self._place(line, priority_of(ts))
             else:
-                self._end_chain(line)
+                self._drop(line)
         self.held = held
 
     def choose(self, ws: WorkerState) -> Choice | None:
@@ -475,6 +444,8 @@ class Lane:
         for family in self.begun.get(ws, ()):
             if family.head() and (own is None or family.priority < own.priority):
                 own = family
+        if own and own.priority[:2] <= self._most_urgent():
+            return Choice(own.cells[-1][0], ws, "own", own, self)
         if self.held:
             self._take_back()
         first = self._first()
@@ -495,6 +466,17 @@ class Lane:
         if first and (ts := first.head()):
             return Choice(ts, ws, "first", first, self)
         return None
+
+    def _most_urgent(self) -> tuple[float, ...]:
+        """Return a graph before which none has a task, as far as is seen at once."""
+        graphs = [(math.inf,)]
+        if self._unfinished:
+            graphs.append(self._unfinished[0][0])
+        if self.next:
+            graphs.append(self.next[0].priority[:2])
+        if self._tops:
+            graphs.append(self._tops[0][0][:2])
+        return min(graphs)
 
     def _oldest(self) -> Family | None:
         """Return the first that was begun and has a task, of the most urgent graph."""
@@ -544,8 +526,8 @@ class Lane:
 
     def _note(self, cell: Cell) -> None:
         """Count a task of a family that was begun among those that are out."""
-        ts, line = cell
-        self._queue.note(ts, self.pool, line.kind)
+        ts, kind = cell
+        self._queue.note(ts, self.pool, kind)
 
     def _push(self, family: Family) -> None:
         """Count a family among those that were begun and have a task."""
@@ -629,18 +611,15 @@ class Lane:
             if self._top() is line:
                 self._draw(line)
         n = 0
-        held = set()
         while n < len(families):
             family = families[n]
             ts = family.head()
             if ts is None:
                 self._forget(families.pop(n))
-                continue
-            kind = family.kind()
-            if kind not in held and not self._is_held(ts, kind):
+            elif self._is_held(ts, family.kind()):
+                n += 1
+            else:
                 return family
-            held.add(kind)
-            n += 1
         if line := self._top():
             family = self._draw(line)
             if not self._is_held(family.cells[-1][0], family.kind()):
@@ -703,7 +682,7 @@ class Lane:
             while True:
                 cell = cells.pop()
                 after = cell[0]
-                self._put(cell, cell[1])
+                self._put(cell)
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break

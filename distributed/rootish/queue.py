@@ -138,6 +138,7 @@ class RootishQueue(MutableSet["TaskState"]):
         "_asked",
         "_asked_at",
         "_cells",
+        "_chained",
         "_chains",
         "_lanes_of",
         "_pools",
@@ -164,7 +165,9 @@ class RootishQueue(MutableSet["TaskState"]):
     waiting: float
     slackened: bool
     _cells: dict[TaskState, tuple[Cell, Lane]]
-    #: Step of a chain of consumers -> the number of the chain
+    #: Kind of loads -> whether its consumers are the steps of chains
+    _chained: dict[Kind, bool]
+    #: Step -> the number of its chain
     _chains: weakref.WeakKeyDictionary[TaskState, int]
     #: Worker -> the lanes of restricted tasks that it may run
     _lanes_of: dict[WorkerState, list[Lane]]
@@ -198,6 +201,7 @@ class RootishQueue(MutableSet["TaskState"]):
         self._asked = {}
         self._asked_at = -1
         self.slackened = False
+        self._chained = {}
         self._chains = weakref.WeakKeyDictionary()
         self.handles.unsure.clear()
 
@@ -241,7 +245,7 @@ class RootishQueue(MutableSet["TaskState"]):
             lane = found
             if home:
                 lane.beside = home[1]
-        cell: Cell = [value, None]
+        cell: Cell = [value, self.kind_of(value)]
         self._cells[value] = cell, lane
         lane.add(value, cell)
 
@@ -472,25 +476,31 @@ class RootishQueue(MutableSet["TaskState"]):
             Of the task, if that is known.
         """
         if self.waiting < math.inf and ts.dependents:
-            kind = kind or kind_of(ts)
+            kind = kind or self.kind_of(ts)
             outstanding = self.outstanding.get(kind)
             if outstanding is None:
                 outstanding = self.outstanding[kind] = Outstanding()
             outstanding.add(ts, pool or self.pool(ts))
 
-    def chain_of(self, ts: TaskState) -> int | None:
-        """Return the number of the chain of consumers that a task is for.
+    def kind_of(self, ts: TaskState) -> Kind:
+        """Return of which kind a task is.
+
+        As :func:`distributed.rootish.backpressure.kind_of` says, but where consumers
+        wait for each other, as in a fold, each such chain has a number of its own, so
+        that several go on side by side. Whether they do is asked for one task of a
+        kind.
 
         Parameters
         ----------
         ts
             A task.
-
-        Returns
-        -------
-        int or None
-            None if it is for none.
         """
+        kind = kind_of(ts)
+        chained = self._chained.get(kind)
+        if chained is None:
+            chained = self._chained[kind] = any(chain_steps(ts))
+        if not chained:
+            return kind
         chains = self._chains
         new = []
         for step in chain_steps(ts):
@@ -500,10 +510,10 @@ class RootishQueue(MutableSet["TaskState"]):
             new.append(step)
         else:
             if not new:
-                return None
+                return kind
             number = next(self.counter)
         chains.update(dict.fromkeys(new, number))
-        return number
+        return kind[0], number
 
     def is_held(self, ts: TaskState, pool: Pool, kind: Kind) -> bool:
         """Whether a task waits until what was loaded has been consumed.
@@ -574,6 +584,8 @@ class RootishQueue(MutableSet["TaskState"]):
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
         self._look()
+        outstandings = self.outstanding.items()
+        self.outstanding = {kind: out for kind, out in outstandings if not out.is_over()}
         found = self.outstanding.values()
         for outstanding in found:
             slots = self._slots_for(outstanding)
