@@ -584,14 +584,15 @@ class Producers(RootishPolicy):
         frees = copies = inputs = 0.0
         for dts in ts.dependencies:
             users = len(dts.dependents)
-            inputs += 1 / users
+            if (group := dts.group).rootish_facts.verdict is not STAND_IN:
+                inputs += 1 / users
             # Small outputs are held back for the work alone, if beside their inputs
             # workers idle
             if is_small and inputs * tg._size >= nworkers:
                 self._doubt(tg)
                 return CONSUMER
             nbytes: float = dts.nbytes
-            if (group := dts.group) is not tg:
+            if group is not tg:
                 # Padding, or cutting edges off, makes small outputs beside large ones:
                 # what becomes of an edge is as small
                 nbytes = max(nbytes, mean_output(group) or 0)

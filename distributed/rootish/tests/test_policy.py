@@ -36,6 +36,7 @@ from distributed.rootish.policy import (
     POLICIES,
     PRODUCER,
     SMALL_PART,
+    STAND_IN,
     GroupFacts,
     Heuristic,
     Verdict,
@@ -1830,6 +1831,19 @@ def test_dump_of_a_group() -> None:
 )
 def test_small_outputs_are_not_held_back(output: int, expected: Verdict) -> None:
     assert weigh(Paper(2), 10, output) is expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"), [(STAND_IN, PRODUCER), (FEW, CONSUMER)]
+)
+def test_reduced_as_it_is_loaded(verdict: Verdict, expected: Verdict) -> None:
+    """It is not bound to where an object of the graph happens to be."""
+    s = Paper(2)
+    stores = [s.send(s.add("store", n)) for n in range(4)]
+    means = [s.add("mean", 9 + n, stores[n % 4], nbytes=100) for n in range(40)]
+    s.finish(*stores, nbytes=100)
+    stores[0].group.rootish_facts.verdict = verdict
+    assert s.rootish_policy.verdict(means[0]) is expected
 
 
 def test_what_others_of_the_name_make_is_expected() -> None:
