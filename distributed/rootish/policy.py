@@ -718,8 +718,8 @@ class Producers(RootishPolicy):
             if dts.who_has and len(dts.who_has) == 1:
                 [ws] = dts.who_has
                 return ws if ws in running else None
-        # By what each task that uses an input would have of it
-        shares = {dts: dts.nbytes / len(dts.dependents) for dts in dependencies}
+        # By what each task that still needs an input would have of it
+        shares = {dts: dts.nbytes / len(dts.waiters or (ts,)) for dts in dependencies}
         bound = max((1 - SMALL_PART) * max(shares.values()), HANDLE_BYTES)
         large = [dts for dts, nbytes in shares.items() if nbytes > bound]
         holders = _holders(large) & running

@@ -216,6 +216,9 @@ class Paper(SchedulerState):
             ts.who_has = {ws}
             ts.group.add_type("bytes")
             ts.set_nbytes(nbytes)
+            for dts in ts.dependencies:
+                if dts.waiters:
+                    dts.waiters.discard(ts)
             for dts in ts.dependents:
                 if dts.waiting_on:
                     dts.waiting_on.discard(ts)

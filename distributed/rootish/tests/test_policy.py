@@ -617,6 +617,21 @@ def test_the_largest_input_binds(edge: int, bound: bool) -> None:
     assert s.rootish_policy.place(ts) is (busy if bound else idle)
 
 
+def test_who_is_done_with_an_input_does_not_count() -> None:
+    """What is left of a chunk that many have used goes to those that still need it."""
+    s = Paper(2)
+    busy, idle = s.all
+    busy._occupancy_cache = 1.0
+    idle._occupancy_cache = 0.001
+    cut, chunk = s.send(s.add("cut", 0), busy), s.send(s.add("chunk", 1), idle)
+    sums = [s.add("sum", 2 + n, chunk) for n in range(2)]
+    ts = s.add("subtract", 4, chunk, cut)
+    s.finish(cut, chunk, nbytes=MIB)
+    assert s.rootish_policy.place(ts) is busy
+    s.finish(*map(s.send, sums), nbytes=100)
+    assert s.rootish_policy.place(ts) is idle
+
+
 @policy_cluster(far=False)
 async def test_handles_do_not_bind(c: Any, s: Any, a: Any, b: Any) -> None:
     """Of inputs that are next to nothing, the larger does not matter."""
@@ -669,7 +684,7 @@ def test_of_several_holders_the_first_to_start() -> None:
     for n in range(100):
         ts = s.add("combine", 100 + n, *random.sample(chunks, random.randrange(2, 9)))
         for dts in ts.dependencies:
-            dts.dependents = {ts}
+            dts.waiters = {ts}
         ws = s.rootish_policy.place(ts)
         assert ws
         chosen.add(ws)
