@@ -607,6 +607,42 @@ def test_bound_is_of_the_largest_output() -> None:
     assert len(choice.family.cells) == 2 * MOST_AT_ONCE
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("pieces", "alone"), [(MOST_AT_ONCE, False), (MOST_AT_ONCE + 1, True)]
+)
+def test_chunks_that_are_cut_into_many_pieces(
+    place: int, pieces: int, alone: bool
+) -> None:
+    """They are loaded in order, and so is what comes before one."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=10) for n in range(4)]
+    cuts = [s.add("cut", 10 + n, ts, nbytes=1) for n, ts in enumerate(loads)]
+    s.add("sum", 20, *cuts)
+    for n in range(pieces - 1):
+        cut = s.add("cut", 30 + n, loads[place])
+        s.add("edge", 60 + n, cut, s.add("other", 50))
+    s.enqueue(*loads)
+    choice = s.offer(0)
+    assert choice
+    assert len(choice.family.cells) == (1 if alone else 4)
+
+
+def test_what_many_use_is_not_cut_into_pieces() -> None:
+    """Weights go to each of their chunks as they are."""
+    s = Paper(2)
+    weights = s.add("weights", 0, nbytes=10)
+    loads = [s.add("load", n, nbytes=10) for n in range(1, 3 * MOST)]
+    products = [
+        s.add("product", 50 + n, weights, ts, nbytes=1) for n, ts in enumerate(loads)
+    ]
+    s.add("sum", 100, *products)
+    s.enqueue(weights, *loads)
+    choice = s.offer(0)
+    assert choice
+    assert len(choice.family.cells) > 1
+
+
 def test_all_of_what_is_combined_first_is_left() -> None:
     """And not only the last of it."""
     s = Paper(2)
@@ -689,6 +725,15 @@ def test_late_members_and_what_is_combined_at_once_share_a_bound(number: int) ->
     s.enqueue(late)
     [family] = s.queue.open.begun[s.all[0]]
     assert (late in [cell[0] for cell in family.cells if cell]) is (number == MOST)
+
+
+def test_families_are_made_when_they_are_needed() -> None:
+    """More is known of outputs then, and more tasks may be ready."""
+    s = Paper(2)
+    s.enqueue(*combined(s, 3, 4, 4))
+    for _ in range(MOST):
+        assert s.give(0)
+        assert not s.queue.open.next
 
 
 def test_an_empty_queue_keeps_no_family() -> None:
