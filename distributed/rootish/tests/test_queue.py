@@ -138,6 +138,22 @@ def test_more_urgent_graph_interrupts_families() -> None:
     assert s.give(0) is slow[1]
 
 
+def test_more_urgent_family_that_was_made_before() -> None:
+    """It goes first, even if all that wait for a family are of another graph."""
+    s = Paper(2)
+    later, urgent = (
+        [s.add("load", n, graph=graph, nbytes=10) for n in range(4)] for graph in (1, 0)
+    )
+    for graph, loads in ((1, later), (0, urgent)):
+        s.add("sum", 9, *loads, graph=graph)
+    s.enqueue(*later)
+    assert s.give(0) is later[0]
+    s.enqueue(*urgent)
+    assert s.offer(1)
+    assert s.queue.open.next
+    assert s.give(0) is urgent[0]
+
+
 def test_more_urgent_graph_is_helped() -> None:
     """Between graphs, priority is kept to the task."""
     s = Paper(2)
