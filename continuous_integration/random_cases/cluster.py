@@ -633,11 +633,11 @@ class Cluster(Simulation):
         """Yield what is wrong in the books of the queue."""
         places: Counter[Any] = Counter()
         for lane in queue.lanes():
-            for run in lane.runs():
-                tasks = [cell[0] for cell in run if cell]
+            for line in lane.lines():
+                tasks = [cell[0] for _, _, cell in line.cells if cell]
                 places.update(tasks)
-                if sorted(tasks, key=priority_of) != tasks:
-                    yield "a run is not in order"
+                if tasks and line.head() is not min(tasks, key=priority_of):
+                    yield "a line is not in order"
             for family in lane.families():
                 tasks = [cell[0] for cell in family.cells if cell]
                 places.update(tasks)
@@ -759,7 +759,7 @@ class Cluster(Simulation):
         }
         if isinstance(s.queued, RootishQueue):
             for lane in s.queued.lanes():
-                kept["runs"] = list(lane.runs())
+                kept["lines"] = list(lane.lines())
                 kept["families"] = [*lane.next, *lane.begun]
         for name, things in kept.items():
             if things and not (self.lost_data and name in ("tasks", "groups")):

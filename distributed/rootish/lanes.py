@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from distributed.rootish.queue import RootishQueue
     from distributed.scheduler import (
         SchedulerState,
-        TaskGroup,
         TaskPrefix,
         TaskState,
         WorkerState,
@@ -469,7 +468,7 @@ class Lane:
 
     def _most_urgent(self) -> tuple[float, ...]:
         """Return a graph before which none has a task, as far as is seen at once."""
-        graphs = [(math.inf,)]
+        graphs: list[tuple[float, ...]] = [(math.inf,)]
         if self._unfinished:
             graphs.append(self._unfinished[0][0])
         if self.next:

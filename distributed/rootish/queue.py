@@ -585,7 +585,9 @@ class RootishQueue(MutableSet["TaskState"]):
         )
         self._look()
         outstandings = self.outstanding.items()
-        self.outstanding = {kind: out for kind, out in outstandings if not out.is_over()}
+        self.outstanding = {
+            kind: out for kind, out in outstandings if not out.is_over()
+        }
         found = self.outstanding.values()
         for outstanding in found:
             slots = self._slots_for(outstanding)
