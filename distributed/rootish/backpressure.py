@@ -361,7 +361,13 @@ def kind_of(ts: TaskState) -> Kind:
 
 
 def is_chain(kind: Kind) -> bool:
-    """Whether tasks of a kind are for a chain of consumers."""
+    """Whether tasks of a kind are for a chain of consumers.
+
+    Parameters
+    ----------
+    kind
+        The kind.
+    """
     return not isinstance(kind[1], str)
 
 
@@ -381,21 +387,18 @@ def chain_steps(ts: TaskState) -> Iterator[TaskState]:
         return
     step: TaskState | None
     [step] = load.dependents
+    prefix, group = step.prefix, load.group
 
-    def beside(tasks: Iterable[TaskState], step: TaskState) -> TaskState | None:
-        for other in itertools.islice(tasks, LOOKED_AT):
-            if other.prefix is step.prefix and count_alike(
-                other.dependencies, load.group
-            ):
-                return other
+    def find_step(tasks: Iterable[TaskState]) -> TaskState | None:
+        for ts in itertools.islice(tasks, LOOKED_AT):
+            if ts.prefix is prefix and count_alike(ts.dependencies, group):
+                return ts
         return None
 
-    before = beside(step.dependencies, step)
-    if not (before or beside(step.dependents, step)):
-        return
-    while step:
-        yield step
-        step = beside(step.dependencies, step)
+    if find_step(step.dependencies) or find_step(step.dependents):
+        while step:
+            yield step
+            step = find_step(step.dependencies)
 
 
 def frees(user: TaskState, before: TaskState, output: float) -> bool:

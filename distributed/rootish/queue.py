@@ -584,10 +584,9 @@ class RootishQueue(MutableSet["TaskState"]):
             dask.config.get("distributed.scheduler.unknown-task-duration")
         )
         self._look()
-        outstandings = self.outstanding.items()
-        self.outstanding = {
-            kind: out for kind, out in outstandings if not out.is_over()
-        }
+        for kind, outstanding in [*self.outstanding.items()]:
+            if outstanding.is_over():
+                del self.outstanding[kind]
         found = self.outstanding.values()
         for outstanding in found:
             slots = self._slots_for(outstanding)
