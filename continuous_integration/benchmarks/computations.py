@@ -169,6 +169,14 @@ def weighted_field(client: Client, wind: xarray.Dataset) -> Any:
     return wind.u.weighted(wind.v).mean("time").compute()
 
 
+@on_files("weighted-variance")
+def weighted_variance(client: Client, wind: xarray.Dataset) -> Any:
+    """Mean over time and rows, weighted by the inverse variance of another field."""
+    weights = 1 / (wind.v.var("x") + 0.1)
+    product = (wind.u * weights).sum(("time", "y"))
+    return (product / weights.sum(("time", "y"))).compute()
+
+
 @on_files("quadratic-mean")
 def quadratic_mean(client: Client, wind: xarray.Dataset) -> Any:
     """Quadratic mean over time."""
@@ -192,6 +200,17 @@ def deviation(client: Client, wind: xarray.Dataset) -> Any:
 def anomaly(client: Client, wind: xarray.Dataset) -> Any:
     """Anomaly from the mean over time, its largest size."""
     return abs(wind.u - wind.u.mean("time")).max().compute()
+
+
+@on_files("detrend")
+def detrend(client: Client, wind: xarray.Dataset) -> Any:
+    """Deviation over time from a linear trend, which is as large as the data."""
+    import xarray
+
+    days = xarray.DataArray(np.linspace(-1, 1, FILES * DAYS), dims="time")
+    u = wind.u.drop_vars("time")
+    slope = (u * days).sum("time") / float((days**2).sum())
+    return (u - u.mean("time") - slope * days).std("time").compute()
 
 
 @on_files("climatology")

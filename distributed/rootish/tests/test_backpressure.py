@@ -40,7 +40,7 @@ from distributed.rootish.tests.utils import (
     policy_cluster,
     slots,
 )
-from distributed.scheduler import TaskState
+from distributed.scheduler import TaskState, TaskStateState
 from distributed.utils_test import async_poll_for
 
 WAITING = "distributed.scheduler.rootish-waiting"
@@ -504,6 +504,8 @@ def test_what_comes_after_a_chain() -> None:
         ("each", False),
         ("one", False),
         ("window", False),
+        ("pairs", False),
+        ("turn about", False),
     ],
 )
 def test_what_is_a_chain(shape: str, chained: bool) -> None:
@@ -513,16 +515,65 @@ def test_what_is_a_chain(shape: str, chained: bool) -> None:
     cleaned = loads
     if shape == "fold of what is cleaned":
         cleaned = [s.add("clean", 100 + n, ts) for n, ts in enumerate(loads)]
-    width = {"fold of two": 2, "tree": 4, "one": 96}.get(shape, 1)
+    width = {"fold of two": 2, "tree": 4, "one": 96, "pairs": 2}.get(shape, 1)
     last: list[TaskState] = []
     for n in range(0, len(loads), width):
         inputs = cleaned[n : n + (3 if shape == "window" else width)]
-        consumer = s.add("use", 200 + n, *inputs, *last)
-        if shape.startswith("fold"):
+        name = "other" if shape == "turn about" and n % 2 else "use"
+        consumer = s.add(name, 200 + n, *inputs, *([] if shape == "pairs" else last))
+        if shape.startswith("fold") or shape == "turn about":
             last = [consumer]
+        if shape == "pairs":
+            last.append(consumer)
+            if len(last) == 2:
+                s.add("use", 300 + n, last.pop(), last.pop())
     s.enqueue(*loads)
     assert s.offer(0)
     assert s.queue.open.pool.chains == ({"load": 1} if chained else {})
+
+
+def test_what_is_beside_a_chain() -> None:
+    """Another load for a consumer of that name is of the kind without a number."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    other = s.add("load", 200, nbytes=CHUNK_NBYTES)
+    s.add("fit", 201, other, nbytes=1)
+    numbers = {s.queue.kind_of(ts)[1] for ts in loads}
+    assert len(numbers) == 1
+    assert s.queue.kind_of(other) == ("load", "fit")
+
+
+def test_what_comes_to_a_line_that_is_held_back() -> None:
+    """It waits there, and is no second time among those that may go."""
+    s = Paper(2)
+    loads, _ = fold(s)
+    s.enqueue(*loads[:-1])
+    s.give_all(0)
+    assert s.queue.open.held
+    s.enqueue(loads[-1])
+    assert list(s.queue.open.lines()) == s.queue.open.held
+
+
+@pytest.mark.parametrize(
+    ("state", "over"),
+    [
+        ("queued", False),
+        ("processing", False),
+        ("memory", False),
+        ("released", True),
+        ("forgotten", True),
+    ],
+)
+def test_what_is_loaded_is_over(state: TaskStateState, over: bool) -> None:
+    s = Paper(2)
+    ts = s.add("load", 0)
+    outstanding = Outstanding()
+    assert outstanding.is_over()
+    outstanding.add(ts, Pool(s))
+    s.move(ts, state)
+    assert outstanding.is_over() == over
+    del s.tasks[ts.key], ts
+    assert outstanding.is_over()
 
 
 def test_what_is_held_back_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
