@@ -71,9 +71,11 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState
 
 #: Prefixes that bring data in, where sizes do not tell: a dataset that was opened has
-#: the size of all that is in it, one function may do every step, and weights that are
-#: broadcast get as large as the data.
+#: the size of all that is in it, one function may do every step, and weights and trends
+#: that are broadcast get as large as the data.
 READS = {
+    "detrend-netcdf": "open_dataset-u",
+    "detrend-zarr": "open_dataset-u",
     "handles-anomaly": "read-from-value",
     "handles-broadcast": "from-value-read-concatenate",
     "handles-chunked-weights": "from-value-read-concatenate",
