@@ -1866,7 +1866,7 @@ def test_small_input_of_its_own_group(name: str, expected: Verdict) -> None:
     """It counts as what it is: the step before may make less than others."""
     s = Paper(2)
     before, other = (s.send(s.add(name, n)) for n in range(2))
-    tasks = [s.add("use", 2 + n, before, nbytes=MIB) for n in range(9)]
+    tasks = [s.add("use", 2 + n, *[before][n // 3 :], nbytes=MIB) for n in range(9)]
     s.finish(before, nbytes=KIB)
     s.finish(other, nbytes=8 * MIB)
     assert s.rootish_policy.verdict(tasks[0]) is expected
