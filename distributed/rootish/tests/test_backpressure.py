@@ -554,6 +554,29 @@ def test_what_comes_to_a_line_that_is_held_back() -> None:
     assert list(s.queue.open.lines()) == s.queue.open.held
 
 
+def test_only_chains_are_counted() -> None:
+    """When a line ends as well."""
+    s = Paper(1)
+    s.enqueue(s.add("mask", 0), s.add("load", 1), s.add("load", 2))
+    for _ in range(2):
+        assert s.give(0)
+    assert not s.queue.open.pool.chains
+
+
+def test_held_back_or_not_it_joins_a_family_that_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(4)]
+    s.add("sum", 4, *loads, nbytes=1)
+    s.enqueue(loads[0], loads[3])
+    choice = s.offer(0)
+    assert choice
+    monkeypatch.setattr(RootishQueue, "is_held", lambda *of: True)
+    s.enqueue(loads[1])
+    assert loads[1] in [cell[0] for cell in choice.family.cells]
+
+
 @pytest.mark.parametrize(
     ("state", "over"),
     [

@@ -1861,6 +1861,17 @@ def test_reduced_as_it_is_loaded(verdict: Verdict, expected: Verdict) -> None:
     assert s.rootish_policy.verdict(means[0]) is expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [("use", PRODUCER), ("load", CONSUMER)])
+def test_small_input_of_its_own_group(name: str, expected: Verdict) -> None:
+    """It counts as what it is: the step before may make less than others."""
+    s = Paper(2)
+    before, other = (s.send(s.add(name, n)) for n in range(2))
+    tasks = [s.add("use", 2 + n, *[before][n // 3 :], nbytes=MIB) for n in range(9)]
+    s.finish(before, nbytes=KIB)
+    s.finish(other, nbytes=8 * MIB)
+    assert s.rootish_policy.verdict(tasks[0]) is expected
+
+
 def test_what_others_of_the_name_make_is_expected() -> None:
     prefix = TaskPrefix("load")
     first, second = make_group(prefix, 4), make_group(prefix, 4)

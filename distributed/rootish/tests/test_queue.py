@@ -138,6 +138,21 @@ def test_more_urgent_graph_interrupts_families() -> None:
     assert s.give(0) is slow[1]
 
 
+def test_what_comes_after_a_family_was_made() -> None:
+    """It goes first if it is more urgent, and is no family yet if it is not."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=10) for n in range(16)]
+    for n in range(0, 16, 4):
+        s.add("sum", 20 + n, *loads[n : n + 4])
+    s.enqueue(*loads[4:8])
+    assert s.offer(0)
+    s.enqueue(*loads[8:])
+    assert s.offer(0)
+    assert len(s.queue.open.next) == 1
+    s.enqueue(*loads[:4])
+    assert s.give(0) is loads[0]
+
+
 def test_more_urgent_family_that_was_made_before() -> None:
     """It goes first, even if all that wait for a family are of another graph."""
     s = Paper(2)
