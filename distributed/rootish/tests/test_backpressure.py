@@ -516,17 +516,16 @@ def test_what_is_a_chain(shape: str, chained: bool) -> None:
     if shape == "fold of what is cleaned":
         cleaned = [s.add("clean", 100 + n, ts) for n, ts in enumerate(loads)]
     width = {"fold of two": 2, "tree": 4, "one": 96, "pairs": 2}.get(shape, 1)
-    last: list[TaskState] = []
+    uses: list[TaskState] = []
     for n in range(0, len(loads), width):
         inputs = cleaned[n : n + (3 if shape == "window" else width)]
-        name = "other" if shape == "turn about" and n % 2 else "use"
-        consumer = s.add(name, 200 + n, *inputs, *([] if shape == "pairs" else last))
         if shape.startswith("fold") or shape == "turn about":
-            last = [consumer]
-        if shape == "pairs":
-            last.append(consumer)
-            if len(last) == 2:
-                s.add("use", 300 + n, last.pop(), last.pop())
+            inputs += uses[-1:]
+        name = "other" if shape == "turn about" and n % 2 else "use"
+        uses.append(s.add(name, 200 + n, *inputs))
+    if shape == "pairs":
+        for n, pair in enumerate(zip(uses[::2], uses[1::2])):
+            s.add("use", 300 + n, *pair)
     s.enqueue(*loads)
     assert s.offer(0)
     assert s.queue.open.pool.chains == ({"load": 1} if chained else {})

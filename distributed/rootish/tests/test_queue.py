@@ -7,7 +7,8 @@ import itertools
 import math
 import operator
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -136,6 +137,23 @@ def test_more_urgent_graph_interrupts_families() -> None:
     assert s.give(0) is urgent[2]
     assert s.give(0) is urgent[3]
     assert s.give(0) is slow[1]
+
+
+class Unseen(list[Any]):
+    """A list that nobody may go through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("looks at each of them")
+
+
+def test_what_waits_for_its_turn_is_not_looked_at() -> None:
+    """Why they wait is known of all of them."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=10) for n in range(40)]
+    s.enqueue(*loads)
+    [line] = s.queue.open.lines()
+    line.cells = Unseen(line.cells)
+    assert s.queue.why_waiting() == {loads[0].group: Counter(order=40)}
 
 
 def test_what_comes_after_a_family_was_made() -> None:
