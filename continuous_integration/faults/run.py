@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import dask
 import numpy as np
 
-from continuous_integration.benchmarks.measure import install, without_marks
+from continuous_integration.benchmarks.measure import (
+    REPOSITORY,
+    install,
+    without_marks,
+)
 from continuous_integration.faults import storage
 from continuous_integration.faults.storage import CHUNK_NBYTES, Calm, Notes
 from distributed import Client, Future, LocalCluster
+from distributed.cluster_dump import DEFAULT_CLUSTER_DUMP_EXCLUDE
 from distributed.diagnostics.memory_recorder import MemoryRecorder
 from distributed.utils import get_mp_context, silence_logging_cmgr
 
@@ -32,6 +37,9 @@ T = TypeVar("T")
 
 #: Modules that workers need; they are imported once where processes can be forked.
 PRELOAD = ["distributed", "dask.array", "zarr", "continuous_integration.faults.storage"]
+
+#: How long workers may take to tell what they know, in seconds.
+DUMP_TIMEOUT = 30
 
 
 class Fault(AssertionError):
@@ -120,12 +128,15 @@ class Setting:
         False to strip the mark of every task.
     timeout : float
         A run that takes longer, in seconds, does not end.
+    dumps : Path
+        Folder for what scheduler and workers know when a run does not end.
     """
 
     data: Path
     policy: str = "producers"
     marks: bool = True
     timeout: float = 120.0
+    dumps: Path = REPOSITORY / "build/faults"
 
 
 async def _call(function: Callable[[Scheduler], T], scheduler: Scheduler) -> T:
@@ -295,7 +306,8 @@ class Run:
 
     def _not_late(self, what: str) -> None:
         if time.monotonic() > self._deadline:
-            raise Unended(f"did not end: waited for {what}; {self._state()}")
+            state = self._state()
+            raise Unended(f"did not end: waited for {what}; {state}; {self._dump()}")
 
     def _state(self) -> str:
         if not hasattr(self, "local"):
@@ -303,6 +315,25 @@ class Run:
         states = self.ask(lambda s: Counter(str(ts.state) for ts in s.tasks.values()))
         workers = self.ask(lambda s: Counter(w.status.name for w in s.workers.values()))
         return f"tasks: {_counts(states)}; workers: {_counts(workers)}"
+
+    def _dump(self) -> str:
+        """Write down what scheduler and workers know, and return what was written."""
+        if not hasattr(self, "local"):
+            return "nothing is dumped"
+        self.setting.dumps.mkdir(parents=True, exist_ok=True)
+        file = self.setting.dumps / f"{time.strftime('%Y%m%d-%H%M%S')}.msgpack.gz"
+        try:
+            self.local.sync(
+                self.local.scheduler.dump_cluster_state_to_url,
+                url=str(file),
+                exclude=DEFAULT_CLUSTER_DUMP_EXCLUDE,
+                format="msgpack",
+                callback_timeout=DUMP_TIMEOUT,
+            )
+        except Exception as error:
+            # A worker may not answer; the run is to be told of all the same
+            return f"no dump: {type(error).__name__}: {error}"
+        return f"dump: {file.name}"
 
     def result(self) -> Any:
         """Wait for what was submitted.

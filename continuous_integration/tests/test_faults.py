@@ -27,6 +27,7 @@ from continuous_integration.faults.scenarios import (
     reference,
 )
 from continuous_integration.faults.storage import CHUNKS, Calm, Chunk, Notes
+from distributed.cluster_dump import DumpArtefact
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +100,25 @@ def test_fault_that_does_not_happen(setting: Setting) -> None:
     assert outcome.complaints == ("not seen: killed: 1 times instead of 2",)
 
 
-def test_run_that_does_not_end(setting: Setting) -> None:
-    """The error of a run that hangs says where its tasks are."""
+def test_run_that_does_not_end(setting: Setting, tmp_path: Path) -> None:
+    """The error of a run that hangs says where its tasks are, and more is dumped."""
 
     def hangs(run: Run) -> Any:
         with run.cluster(workers=1, threads=1):
             run.submit(storage.Stages(run.notes, (0,)))
             return run.result()
 
-    outcome = played(hangs, replace(setting, timeout=4), None)
+    dumps = tmp_path / "dumps"
+    outcome = played(hangs, replace(setting, timeout=4, dumps=dumps), None)
     assert outcome.unended
     [complaint] = outcome.complaints
     assert complaint.startswith("did not end: waited for the result; tasks: ")
     assert " queued" in complaint
-    assert complaint.endswith("workers: 1 running")
+    [file] = dumps.iterdir()
+    assert complaint.endswith(f"workers: 1 running; dump: {file.name}")
+    state = DumpArtefact.from_url(str(file))
+    [running] = state.worker_tasks_in_state("executing")
+    assert running["key"][0].startswith("chunk-")
 
 
 def test_memory_above_the_bound(setting: Setting, expected: Any) -> None:
