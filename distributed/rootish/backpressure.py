@@ -217,8 +217,7 @@ class Outstanding:
         consumers = {
             user: inputs
             for user, inputs in users.items()
-            if frees(user, inputs[0], output)
-            and is_about_to_run(user, about_to_run, gap)
+            if is_about_to_run(user, about_to_run, gap)
         }
         waiting = sum(map(len, consumers.values()))
         others = len(still) - waiting - math.ceil(limit) - LOOKED_AT
@@ -404,8 +403,9 @@ def chain_steps(ts: TaskState) -> Iterator[TaskState]:
 def frees(user: TaskState, before: TaskState, output: float) -> bool:
     """Whether a consumer makes less than it needs.
 
-    As long as that is not known, what takes many outputs of one group is believed to
-    merge them.
+    The step of a chain, such as a running sum, makes anew what the step before has
+    made, and frees that: neither counts. As long as it is not known what a consumer
+    makes, one that takes many outputs of one group is believed to merge them.
 
     Parameters
     ----------
@@ -420,8 +420,14 @@ def frees(user: TaskState, before: TaskState, output: float) -> bool:
     made = expected_output(user)
     if made is None:
         return count_alike(inputs, before.group) < 2
+    nbytes = 0.0
     some = list(itertools.islice(inputs, LOOKED_AT))
-    nbytes = sum(mean_output(dts.group) or output for dts in some)
+    for dts in some:
+        needs = mean_output(dts.group) or output
+        if dts.prefix is user.prefix:
+            made -= needs
+        else:
+            nbytes += needs
     return made < SMALL_PART * nbytes * len(inputs) / len(some)
 
 

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.policy import (
     LOOKED_AT,
-    SMALL_PART,
     UNKNOWN_OUTPUT,
     expected_output,
     mean_output,
@@ -173,8 +172,6 @@ def _reductions(
 ) -> Iterator[tuple[TaskState, TaskState]]:
     """Yield the tasks within reach that combine the output of ``ts`` with others.
 
-    What combines nothing but pieces of one and the same output is no reduction.
-
     Parameters
     ----------
     ts
@@ -189,41 +186,14 @@ def _reductions(
     before: TaskState
         Its input through which ``ts`` gets there.
     """
-    pieces: set[TaskState] | None = None
-    newest: list[TaskState] = []
     for _ in range(LOOKED_AT):
         before = ts
         dependents = ts.dependents
         if not dependents or len(dependents) > LOOKED_AT:
             return
-        if pieces is not None:
-            newest = _pieces_of(newest, pieces)
-        if len(dependents) == 1:
-            [ts] = dependents
-        else:
-            if pieces is None:
-                pieces = {ts}
-                newest = _pieces_of([ts], pieces)
-            ts = pick(dependents, key=priority_of)
-        if (
-            ts.waiting_on
-            and len(ts.waiting_on) > 1
-            and not (pieces and ts.waiting_on <= pieces)
-        ):
+        ts = pick(dependents, key=priority_of)
+        if ts.waiting_on and len(ts.waiting_on) > 1:
             yield ts, before
-
-
-def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState]:
-    """Add to the pieces of an output what is made of some of them, and nothing else."""
-    newest = [
-        dts
-        for ts in tasks[:LOOKED_AT]
-        for dts in itertools.islice(ts.dependents, LOOKED_AT)
-        # Sets know the hashes of what is in them
-        if dts.dependencies <= pieces
-    ]
-    pieces.update(newest)
-    return newest
 
 
 def count_alike(tasks: Iterable[TaskState], group: TaskGroup) -> int:
@@ -416,15 +386,8 @@ def held_until(ts: TaskState) -> tuple[float, ...]:
         Priority of the last task that is needed for something which its last user
         waits for, such as a mean of all. That of ``ts`` if there is no such thing.
     """
-    output = expected_output(ts) or UNKNOWN_OUTPUT
-    held = renamed(ts)
-    dependents = held.dependents
-    if (
-        not dependents
-        or len(dependents) > LOOKED_AT
-        # It is freed as soon as it is there
-        or (expected_output(held) or output) < SMALL_PART * output
-    ):
+    dependents = renamed(ts).dependents
+    if not dependents or len(dependents) > LOOKED_AT:
         return priority_of(ts)
     waiting_on = max(dependents, key=priority_of).waiting_on
     if not waiting_on or len(waiting_on) > LOOKED_AT:

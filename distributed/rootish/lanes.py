@@ -362,18 +362,13 @@ class Lane:
         spans = self._spans
         priority = priority_of(ts)
         n = bisect.bisect(spans, priority, key=priority_of)
-        for family in spans[max(n - 2, 0) : n][::-1]:
-            if priority > family.end:
-                continue
-            # What was begun is not held back any more
-            if family.worker is not None and self._is_held(ts, cell[1]):
-                continue
-            if family.adopt(ts, cell):
-                if family.worker is not None:
-                    self._note(cell)
-                    self._push(family)
-                return True
-        return False
+        if not n or priority > spans[n - 1].end or not spans[n - 1].adopt(ts, cell):
+            return False
+        family = spans[n - 1]
+        if family.worker is not None:
+            self._note(cell)
+            self._push(family)
+        return True
 
     def _place(self, line: _Line, priority: tuple[float, ...]) -> None:
         """Let a line have its turn by the priority of its first task."""

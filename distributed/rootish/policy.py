@@ -160,9 +160,7 @@ def mean_output(tasks: TaskGroup | TaskPrefix) -> float | None:
 def expected_output(ts: TaskState) -> float | None:
     """Return what a task is expected to make, in bytes: the mean of its group.
 
-    As long as none of that has finished, what others of its name have made counts; but
-    not for the next of several steps, such as the levels of a pyramid, which has inputs
-    of its own name.
+    As long as none of that has finished, what others of its name have made counts.
 
     Parameters
     ----------
@@ -174,11 +172,9 @@ def expected_output(ts: TaskState) -> float | None:
     float or None
         None as long as nothing is known.
     """
-    output = mean_output(ts.group)
-    prefix = ts.group.prefix
-    if output is None and not any(dts.prefix is prefix for dts in ts.dependencies):
-        return mean_output(prefix)
-    return output
+    group = ts.group
+    output = mean_output(group)
+    return mean_output(group.prefix) if output is None else output
 
 
 def _holders(inputs: Iterable[TaskState]) -> set[WorkerState]:
@@ -211,8 +207,8 @@ def _is_data(dts: TaskState, nbytes: float, inputs: float) -> bool:
     )
 
 
-def _users_alike(dts: TaskState, prefix: TaskPrefix) -> float:
-    """Return how many tasks of a name use an output.
+def _users_alike(dts: TaskState, tasks: TaskGroup | TaskPrefix) -> float:
+    """Return how many tasks of a group, or of a name, use an output.
 
     What other tasks need of it does not make it less: it is freed when the last of them
     is done, whichever that is.
@@ -221,11 +217,11 @@ def _users_alike(dts: TaskState, prefix: TaskPrefix) -> float:
     ----------
     dts
         The task whose output it is.
-    prefix
-        Of the tasks, of which there is one at least.
+    tasks
+        The group or prefix of the tasks, of which there is one at least.
     """
     some = list(itertools.islice(dts.dependents, LOOKED_AT))
-    alike = sum(user.prefix is prefix for user in some)
+    alike = sum(tasks is user.group or tasks is user.prefix for user in some)
     return max(alike * len(dts.dependents) / len(some), 1.0)
 
 
@@ -585,7 +581,8 @@ class Producers(RootishPolicy):
         for dts in ts.dependencies:
             users = len(dts.dependents)
             if (group := dts.group).rootish_facts.verdict is not STAND_IN:
-                inputs += 1 / users
+                # Other groups may use it as well, each of them on its own
+                inputs += 1 / (_users_alike(dts, tg) if is_small else users)
             # Small outputs are held back for the work alone, if beside their inputs
             # workers idle
             if is_small and inputs * tg._size >= nworkers:
@@ -723,8 +720,6 @@ class Producers(RootishPolicy):
         bound = max((1 - SMALL_PART) * max(shares.values()), HANDLE_BYTES)
         large = [dts for dts, nbytes in shares.items() if nbytes > bound]
         holders = _holders(large) & running
-        if not holders:
-            holders = _holders(dependencies) & running
         if len(holders) < 2:
             return next(iter(holders), None)
 

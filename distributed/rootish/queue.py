@@ -556,11 +556,7 @@ class RootishQueue(MutableSet["TaskState"]):
                 before
                 and consumer
                 and would_wait(consumer, before, self.pool(consumer).slots)
-                # What the count has found of others like it is not asked again
-                and (
-                    consumer.group is outstanding.consumers
-                    or frees(consumer, before, output)
-                )
+                and frees(consumer, before, output)
             ):
                 return outstanding.is_full(limit, output)
         if outstanding.consumers is None:

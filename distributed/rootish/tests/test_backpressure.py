@@ -341,16 +341,18 @@ def test_what_is_held_back_joins_no_family() -> None:
     assert len(set(given) & set(loads)) <= 2 * 4 + REST
 
 
-def test_consumers_that_keep_what_they_get_are_not_waited_for() -> None:
-    """Even if those of other groups free it."""
+def test_running_sum_is_waited_for() -> None:
+    """A step frees its load, although it makes as much: it frees the step before."""
     s = Paper(2)
-    loads, fits = fold(s, 80)
-    for n, ts in enumerate(fits[8:]):
-        # Of the same prefix
-        ts.group = s.add("keep", 1000 + n, nbytes=CHUNK_NBYTES).group
-        ts.group.prefix = fits[0].prefix
+    total = s.send(s.add("begin", 0, nbytes=CHUNK_NBYTES))
+    loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(1, 80, 2)]
+    for n, ts in zip(range(2, 81, 2), loads):
+        total = s.add("add", n, total, ts, nbytes=CHUNK_NBYTES)
     s.enqueue(*loads)
-    assert len(s.give_all(0)) == len(loads)
+    assert 2 * 4 <= len(s.give_all(0)) <= 2 * 4 + REST
+    # It does not if it frees nothing of its own
+    other = s.add("append", 101, total, loads[0], nbytes=CHUNK_NBYTES)
+    assert not frees(other, loads[0], CHUNK_NBYTES)
 
 
 def test_kind_of() -> None:

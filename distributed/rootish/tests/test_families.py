@@ -156,22 +156,6 @@ def test_end_of_family_in_another_graph() -> None:
     assert s.add("load", 10**6).priority < end < later.priority
 
 
-def test_pieces_of_one_output_are_no_reduction() -> None:
-    """What puts a chunk together that was cut up combines it with nothing."""
-    s = Paper()
-    chunks = [s.add("chunk", n) for n in range(2)]
-    whole = []
-    for n, ts in enumerate(chunks):
-        cuts = [s.add("cut", 10 * (n + 1) + i, ts) for i in range(3)]
-        scaled = [
-            s.add("scale", 10 * (n + 1) + 3 + i, cut) for i, cut in enumerate(cuts)
-        ]
-        whole.append(s.add("join", 10 * (n + 1) + 6, *scaled))
-    total = s.add("total", 40, *whole)
-    assert end_of_family(chunks[0], 2)[0] == total.priority
-    assert first_use(chunks[0]) == total.priority
-
-
 def test_pieces_of_several_outputs_are_combined() -> None:
     """What was made of others as well is a piece of none of them."""
     s = Paper()
@@ -268,23 +252,6 @@ def test_what_is_reduced_or_merged_at_once_is_not_held() -> None:
     assert held_until(loads[0]) == loads[0].priority
     s.add("merge", 80, *later, nbytes=20)
     assert held_until(later[0]) == later[0].priority
-
-
-@pytest.mark.parametrize(("nbytes", "is_held"), [(10, True), (1, False)])
-def test_held_or_not_by_what_others_of_the_name_make(
-    nbytes: int, is_held: bool
-) -> None:
-    """Each task may be a group of its own."""
-    s = Paper()
-    done = s.add(f"load-{0:032x}", 0, nbytes=10)
-    s.add(f"copy-{0:032x}", 1, done, nbytes=nbytes)
-    ts = s.add(f"load-{1:032x}", 2)
-    copy = s.add(f"copy-{1:032x}", 3, ts)
-    others = [s.add("other", 10 + n) for n in range(2)]
-    mean = s.add("mean", 20, *others)
-    s.add("subtract", 21, copy, mean)
-    last = others[-1] if is_held else ts
-    assert held_until(ts) == last.priority
 
 
 def test_what_only_counts_later_is_not_held() -> None:

@@ -1365,9 +1365,9 @@ def test_placed_beside_the_data_rather_than_the_handle() -> None:
     s.finish(chunk, nbytes=CHUNK_NBYTES)
     uses = [s.add("use", 2 + n, handle, *[chunk][n:]) for n in range(8)]
     assert s.rootish_policy.place(uses[0]) is second
-    # What nobody holds says nothing
+    # Where its worker is not there, the base chooses
     chunk.who_has = None
-    assert s.rootish_policy.place(uses[0]) is first
+    assert s.rootish_policy.place(uses[0]) is None
 
 
 @pytest.mark.parametrize("kind", ["actor", "worker", "host", "resource", None])
@@ -1553,17 +1553,19 @@ def made_of(s: Paper, source: str, name: str, nbytes: int, users: int = 3) -> Ta
     return tasks[0]
 
 
-@pytest.mark.parametrize(("source", "loads"), [("coarsen", False), ("open", True)])
-def test_next_of_several_steps(source: str, loads: bool) -> None:
-    """It is not expected to make as much as the step before, which has its prefix."""
-    s = Paper(2)
-    s.finish(s.send(s.add(f"coarsen-{'1' * 32}", 0)), nbytes=100 * MIB)
-    level = f"{source}-{'2' * 32}"
-    ts = made_of(s, level, f"coarsen-{'3' * 32}", 300 * KIB)
-    [dts] = ts.dependencies
-    dts.group.rootish_facts.verdict = CONSUMER
-    assert ts.group.prefix.name == "coarsen"
-    assert s.rootish_policy.verdict(ts) is (PRODUCER if loads else CONSUMER)
+@pytest.mark.parametrize(("boxes", "verdict"), [(6, CONSUMER), (3, BESIDE)])
+def test_small_parts_of_what_other_groups_use(boxes: int, verdict: Verdict) -> None:
+    """They occupy as many workers as have inputs of their own group."""
+    s = Paper(4)
+    chunks = [s.send(s.add("load", n)) for n in range(boxes)]
+    means = [
+        s.add(f"mean-{group:032x}", 1000 * (group + 1) + 10 * n + i, chunk, nbytes=8)
+        for group in range(5)
+        for n, chunk in enumerate(chunks)
+        for i in range(5)
+    ]
+    s.finish(*chunks, nbytes=MIB)
+    assert s.rootish_policy.verdict(means[0]) is verdict
 
 
 @pytest.mark.parametrize(
