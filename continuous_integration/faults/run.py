@@ -318,13 +318,14 @@ class Run:
 
     def _dump(self) -> str:
         """Write down what scheduler and workers know, and return what was written."""
-        if not hasattr(self, "local"):
+        scheduler = self.local.scheduler if hasattr(self, "local") else None
+        if scheduler is None:
             return "nothing is dumped"
         self.setting.dumps.mkdir(parents=True, exist_ok=True)
         file = self.setting.dumps / f"{time.strftime('%Y%m%d-%H%M%S')}.msgpack.gz"
         try:
             self.local.sync(
-                self.local.scheduler.dump_cluster_state_to_url,
+                scheduler.dump_cluster_state_to_url,
                 url=str(file),
                 exclude=DEFAULT_CLUSTER_DUMP_EXCLUDE,
                 format="msgpack",
