@@ -82,6 +82,21 @@ def folds(client: Client, folder: Path, prepared: None) -> Any:
     return dask.compute(*models)
 
 
+def blend(state: np.ndarray | None, part: np.ndarray) -> np.ndarray:
+    """Take one more part into a mean that forgets what is long ago."""
+    return part if state is None else 0.9 * state + 0.1 * part
+
+
+@workload("running-mean")
+def running_mean(client: Client, folder: Path, prepared: None) -> Any:
+    """Follow a running mean, which is as large as a load, through 100 of them."""
+    load, step = delayed(load_part, pure=False), delayed(blend, pure=False)
+    state: Any = None
+    for number in range(100):
+        state = step(state, load(number))
+    return state.compute()
+
+
 # Handles, and weights that are broadcast
 
 
@@ -369,6 +384,19 @@ def overlap_3d(client: Client, folder: Path, prepared: None) -> Any:
     """Overlap in three directions: a chunk is cut 26 times (dask/dask#3671)."""
     cube = blocks(*[(64,) * 4] * 3)
     return cube.map_overlap(same, depth=2, boundary="none").sum().compute()
+
+
+@workload("boxes")
+def boxes(client: Client, folder: Path, prepared: None) -> Any:
+    """Cut 24 regions out of each of 40 images: the mean of each, and of all."""
+    images = blocks((1,) * 40, (SIDE,), (SIDE,))
+    side = SIDE // 4
+    means = [
+        images[:, row : row + side, column : column + side].mean((1, 2))
+        for row in range(0, 3 * side, side * 3 // 4)
+        for column in range(0, 3 * side, side // 2)
+    ]
+    return dask.compute(means, images.mean((1, 2)))
 
 
 def stencil(block: np.ndarray) -> np.ndarray:

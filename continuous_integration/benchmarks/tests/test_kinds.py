@@ -45,6 +45,20 @@ def test_folds(client: Client, folder: Path) -> None:
     assert run("fold-two", client, folder) == pair
 
 
+def test_running_mean(client: Client, folder: Path) -> None:
+    state = 0.0
+    for number in range(100):
+        state = 0.9 * state + 0.1 * number
+    np.testing.assert_allclose(run("running-mean", client, folder), state)
+
+
+def test_boxes(client: Client, folder: Path) -> None:
+    means, mean = run("boxes", client, folder)
+    assert len(means) == 24
+    # All of an image is the same
+    np.testing.assert_allclose(means, [mean] * 24)
+
+
 def test_weights_that_are_broadcast(client: Client, folder: Path) -> None:
     result = run("handles-chunked-weights", client, folder)
     data = np.concatenate(

@@ -341,6 +341,18 @@ def test_what_is_held_back_joins_no_family() -> None:
     assert len(set(given) & set(loads)) <= 2 * 4 + REST
 
 
+@pytest.mark.parametrize(("nbytes", "is_held"), [(1, True), (CHUNK_NBYTES, False)])
+def test_consumers_that_keep_what_they_get(nbytes: int, is_held: bool) -> None:
+    """To wait for them frees nothing, although all of them wait for a task that runs."""
+    s = Paper(2)
+    model = s.send(s.add("init", 0, nbytes=1))
+    loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(1, 80, 2)]
+    for n, ts in zip(range(2, 81, 2), loads):
+        s.add("apply", n, model, ts, nbytes=nbytes)
+    s.enqueue(*loads)
+    assert (len(s.give_all(0)) < len(loads)) is is_held
+
+
 def test_running_sum_is_waited_for() -> None:
     """A step frees its load, although it makes as much: it frees the step before."""
     s = Paper(2)

@@ -647,6 +647,8 @@ def test_late_members_join(begun: bool) -> None:
     else:
         assert s.offer(0)
         s.enqueue(late[0])
+        # It is not on its way yet
+        assert not s.queue.outstanding
         assert s.give(0) is early[0]
         assert s.give(1) is early[1]
     assert s.give(1) is early[2]

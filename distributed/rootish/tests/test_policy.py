@@ -1553,6 +1553,21 @@ def made_of(s: Paper, source: str, name: str, nbytes: int, users: int = 3) -> Ta
     return tasks[0]
 
 
+def test_handle_that_several_groups_use() -> None:
+    """It is shared by all of them, however few tasks each has."""
+    s = Paper(2)
+    handles = [s.add("open", n, nbytes=100) for n in range(20)]
+    handles[0].group.rootish_facts.verdict = PRODUCER
+    reads = [
+        s.add(f"read-{group:032x}", 1000 * (group + 1) + n, handle)
+        for group in range(9)
+        for n, handle in enumerate(handles)
+    ]
+    s.enqueue(*handles[1:])
+    s.finish(s.send(handles[0]), nbytes=100)
+    assert s.rootish_policy.verdict(reads[0]) is PRODUCER
+
+
 @pytest.mark.parametrize(("boxes", "verdict"), [(6, CONSUMER), (3, BESIDE)])
 def test_small_parts_of_what_other_groups_use(boxes: int, verdict: Verdict) -> None:
     """They occupy as many workers as have inputs of their own group."""
