@@ -229,7 +229,8 @@ class Outstanding:
                 self.tasks.append(ref)
         self.latest = latest
         step = SMALL_PART * limit
-        if waiting < limit:
+        # Where no worker is left that may run them, none may wait
+        if waiting < limit or not consumers:
             self.consumers = None
             self._room = self._added + math.ceil(max(limit - waiting, step))
             return False

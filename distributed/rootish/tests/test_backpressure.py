@@ -933,6 +933,9 @@ def test_outstanding_keeps_no_task_alive() -> None:
     assert {ref() for ref in refs} == {None}
     outstanding.count_again()
     assert not outstanding.is_full(8, CHUNK_NBYTES)
+    # Nor where no worker is left that may run them
+    outstanding.count_again()
+    assert not outstanding.is_full(0, CHUNK_NBYTES)
 
 
 def test_what_is_consumed_is_not_outstanding() -> None:

@@ -115,6 +115,28 @@ def test_submitted_again_while_its_block_is_left() -> None:
     )
 
 
+def test_last_worker_of_a_pool_leaves() -> None:
+    """Nothing of what waits for it may be out, and nothing is."""
+    play(
+        Case(
+            graphs=(
+                Graph(
+                    layers=(
+                        Layer(),
+                        Layer(uses=((0, "one"),), name="open", seconds=3.0),
+                        Layer(size=9, uses=((0, "one"),), nbytes=2**16),
+                        Layer(size=8, uses=((0, "near"),), name="step", resource=True),
+                    )
+                ),
+            ),
+            steps=(("submit", 0, 0), ("run", 2, 6), ("finish", 6, 0), ("retire", 2)),
+            threads=(1, 1),
+            start=2,
+            saturation=1.0,
+        )
+    )
+
+
 @pytest.mark.parametrize("co_assignment", [True, False])
 def test_task_leaves_the_queue_for_a_worker_that_is_full(co_assignment: bool) -> None:
     """The slot for which it was taken out goes to the next one.
