@@ -343,7 +343,7 @@ def test_what_is_held_back_joins_no_family() -> None:
 
 @pytest.mark.parametrize(("nbytes", "is_held"), [(1, True), (CHUNK_NBYTES, False)])
 def test_consumers_that_keep_what_they_get(nbytes: int, is_held: bool) -> None:
-    """To wait for them frees nothing, although all of them wait for a task that runs."""
+    """To wait for them frees nothing, although what they wait for is running."""
     s = Paper(2)
     model = s.send(s.add("init", 0, nbytes=1))
     loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(1, 80, 2)]
