@@ -172,6 +172,8 @@ def _reductions(
 ) -> Iterator[tuple[TaskState, TaskState]]:
     """Yield the tasks within reach that combine the output of ``ts`` with others.
 
+    What combines nothing but pieces of one and the same output is no reduction.
+
     Parameters
     ----------
     ts
@@ -186,14 +188,41 @@ def _reductions(
     before: TaskState
         Its input through which ``ts`` gets there.
     """
+    pieces: set[TaskState] | None = None
+    newest: list[TaskState] = []
     for _ in range(LOOKED_AT):
         before = ts
         dependents = ts.dependents
         if not dependents or len(dependents) > LOOKED_AT:
             return
-        ts = pick(dependents, key=priority_of)
-        if ts.waiting_on and len(ts.waiting_on) > 1:
+        if pieces is not None:
+            newest = _pieces_of(newest, pieces)
+        if len(dependents) == 1:
+            [ts] = dependents
+        else:
+            if pieces is None:
+                pieces = {ts}
+                newest = _pieces_of([ts], pieces)
+            ts = pick(dependents, key=priority_of)
+        if (
+            ts.waiting_on
+            and len(ts.waiting_on) > 1
+            and not (pieces and ts.waiting_on <= pieces)
+        ):
             yield ts, before
+
+
+def _pieces_of(tasks: list[TaskState], pieces: set[TaskState]) -> list[TaskState]:
+    """Add to the pieces of an output what is made of some of them, and nothing else."""
+    newest = [
+        dts
+        for ts in tasks[:LOOKED_AT]
+        for dts in itertools.islice(ts.dependents, LOOKED_AT)
+        # Sets know the hashes of what is in them
+        if dts.dependencies <= pieces
+    ]
+    pieces.update(newest)
+    return newest
 
 
 def count_alike(tasks: Iterable[TaskState], group: TaskGroup) -> int:

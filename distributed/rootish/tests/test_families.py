@@ -156,6 +156,22 @@ def test_end_of_family_in_another_graph() -> None:
     assert s.add("load", 10**6).priority < end < later.priority
 
 
+def test_pieces_of_one_output_are_no_reduction() -> None:
+    """What puts a chunk together that was cut up combines it with nothing."""
+    s = Paper()
+    chunks = [s.add("chunk", n) for n in range(2)]
+    whole = []
+    for n, ts in enumerate(chunks):
+        cuts = [s.add("cut", 10 * (n + 1) + i, ts) for i in range(3)]
+        scaled = [
+            s.add("scale", 10 * (n + 1) + 3 + i, cut) for i, cut in enumerate(cuts)
+        ]
+        whole.append(s.add("join", 10 * (n + 1) + 6, *scaled))
+    total = s.add("total", 40, *whole)
+    assert end_of_family(chunks[0], 2)[0] == total.priority
+    assert first_use(chunks[0]) == total.priority
+
+
 def test_pieces_of_several_outputs_are_combined() -> None:
     """What was made of others as well is a piece of none of them."""
     s = Paper()
