@@ -55,12 +55,14 @@ def partial_fit(model: float, part: np.ndarray) -> float:
     return model / 2 + float(part[0, 0, 0])
 
 
-def _fold(start: float, numbers: range) -> Any:
-    load, fit = delayed(load_part, pure=False), delayed(partial_fit, pure=False)
-    model: Any = start
+def _fold(
+    start: float | None, numbers: range, function: Callable[..., Any] = partial_fit
+) -> Any:
+    load, step = delayed(load_part, pure=False), delayed(function, pure=False)
+    state: Any = start
     for number in numbers:
-        model = fit(model, load(number))
-    return model
+        state = step(state, load(number))
+    return state
 
 
 @workload("fold")
@@ -90,11 +92,7 @@ def blend(state: np.ndarray | None, part: np.ndarray) -> np.ndarray:
 @workload("running-mean")
 def running_mean(client: Client, folder: Path, prepared: None) -> Any:
     """Follow a running mean, which is as large as a load, through 100 of them."""
-    load, step = delayed(load_part, pure=False), delayed(blend, pure=False)
-    state: Any = None
-    for number in range(100):
-        state = step(state, load(number))
-    return state.compute()
+    return _fold(None, range(100), blend).compute()
 
 
 # Handles, and weights that are broadcast
