@@ -311,6 +311,8 @@ class RootishQueue(MutableSet["TaskState"]):
         tasks = [ts for ref in placed if (ts := ref()) in self._cells]
         if not tasks:
             return False
+        # How much they bring in is known by now as well
+        self.state.is_rootish(tasks[0])
         waits_beside = self._cells[tasks[0]][1].beside is not None
         if waits_beside == (self.handles.home(tasks[0], self.restricted) is not None):
             return False

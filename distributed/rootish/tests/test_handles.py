@@ -112,6 +112,25 @@ def test_inputs_that_are_expensive_to_move(verdict: Verdict) -> None:
     assert (home is not None) is (verdict is BESIDE)
 
 
+@pytest.mark.parametrize("output", [2**20, 2**22])
+def test_table_is_small_beside_what_is_read_with_it(output: int) -> None:
+    """As soon as that is known, reads need not wait where it is."""
+    s = Paper(8)
+    table = s.send(s.add("table", 0))
+    tasks = [s.add("read", n + 1, table) for n in range(100)]
+    s.finish(table, nbytes=2**23)
+    table.type = "numpy.ndarray"
+    assert s.is_rootish(tasks[0])
+    assert tasks[0].group.rootish_facts.verdict is BESIDE
+    s.enqueue(*tasks)
+    assert s.give(1) is None
+    first = s.give(0)
+    assert first is tasks[0]
+    s.finish(first, nbytes=output)
+    first.prefix.duration_average = 0.0005
+    assert (s.give(1) is None) is (output == 2**20)
+
+
 def test_what_has_its_place() -> None:
     """Tasks whose inputs take no time to make are not asked again, and none is kept."""
     s = Paper(2)
