@@ -65,8 +65,7 @@ class Family:
     cells
         The tasks, the next one last.
     late
-        Bytes beyond its bound, and those that the tasks which became ready late make
-        until they are combined.
+        Bytes beyond its bound, and those that tasks bring in which became ready late.
     priority
         Of the task that was the first.
     number
@@ -139,12 +138,11 @@ class Family:
         bool
             Whether there was room.
         """
-        output, made = output_until_reduced(ts)
-        made = max(made, output)
+        output, _ = output_until_reduced(ts)
         largest = max(self.largest, output)
-        if self.late + made > FAMILY_OUTPUT * largest:
+        if self.late + output > FAMILY_OUTPUT * largest:
             return False
-        self.late += made
+        self.late += output
         self.largest = largest
         cells = self.cells
         n = len(cells)
@@ -312,7 +310,8 @@ class Reach(NamedTuple):
     Attributes
     ----------
     whole
-        Priority of the task that combines the first with others, if that frees it.
+        Priority of the task that combines the first with others, if that frees it, or
+        if it cannot be freed soon in any case.
     held
         Priority of the last task that is loaded before the output of the first can be
         freed.
@@ -350,14 +349,14 @@ def reach_of(ts: TaskState, workers: int) -> Reach:
     workers
         How many workers the cluster has.
     """
-    first = priority_of(ts)
+    first = share = priority_of(ts)
     held = held_until(ts)
-    share = first
+    whole = _combined_at(ts)
     if held > first and held[:2] == first[:2]:
         # Priorities within a graph are consecutive numbers
         share = *first[:2], first[2] + (held[2] - first[2]) / workers
-        share = max(share, first_use(ts))
-    return Reach(_combined_at(ts), held, share)
+        whole = max(whole, first_use(ts))
+    return Reach(whole, held, share)
 
 
 def _combined_at(ts: TaskState) -> tuple[float, ...]:

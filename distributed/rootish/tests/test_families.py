@@ -504,6 +504,18 @@ def test_share_is_of_what_is_held_as_long() -> None:
     assert s.give(1) is loads[8]
 
 
+def test_share_is_what_is_combined_first_within_twice_the_bound() -> None:
+    """Else each worker would hold all that is needed for a mean of its own."""
+    s = Paper(16)
+    loads = [s.add("load", n, nbytes=10) for n in range(30)]
+    mean = s.add("mean", 100, *loads, nbytes=10)
+    for n, ts in enumerate(loads):
+        s.add("subtract", 101 + n, ts, mean, nbytes=1)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[MOST_AT_ONCE]
+
+
 def test_share_is_what_is_combined_first_at_least() -> None:
     """However many workers there are."""
     s = Paper(16)
@@ -683,19 +695,31 @@ def test_late_members_go_first() -> None:
     assert s.give_all(0) == loads[1:]
 
 
-@pytest.mark.parametrize(("nbytes", "most"), [(1, MOST_LATE), (20, MOST_LATE // 2)])
-def test_late_members_are_bounded(nbytes: int, most: int) -> None:
-    """By what they load, and what is made of it: others take what is more."""
+def test_late_members_are_bounded() -> None:
+    """By what they load: others take what is more."""
     s = Paper(2)
     first = s.add("load", 0, nbytes=10)
     late = [s.add("load", n) for n in range(1, 40)]
     s.add("sum", 100, first, *late, nbytes=1)
-    for n, ts in enumerate([first, *late]):
-        s.add("copy", 41 + n, ts, nbytes=nbytes)
     s.enqueue(first, s.add("last", 1000))
     assert s.give(0) is first
     s.enqueue(*late)
-    assert s.give(1) is late[most]
+    assert s.give(1) is late[MOST_LATE]
+
+
+def test_late_weights_join_whatever_may_be_made_of_them() -> None:
+    """Many chunks are multiplied with them, and nothing is known of the products."""
+    s = Paper(2)
+    loads = [s.add("load", 10 * n) for n in range(MOST)]
+    weights = [s.add("weights", 10 * n + 1) for n in range(MOST)]
+    for ts in weights:
+        for n, other in enumerate(loads):
+            s.add("product", 200 + n, other, ts)
+    s.add("sum", 100, *loads)
+    s.enqueue(*loads, s.add("last", 1000))
+    assert s.give(0) is loads[0]
+    s.enqueue(*weights)
+    assert s.give(0) is weights[0]
 
 
 @pytest.mark.parametrize("number", [MOST, MOST_AT_ONCE])
