@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
-from dask.sizeof import sizeof
 from dask.utils import key_split
+
+from distributed.sizeof import safe_sizeof
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).with_name("recordings")
 
 #: Kinds of tasks: one that runs a function, the same with the mark of a data producer,
-#: another name of a task, data in the graph, and an object in the graph that only
-#: stands for data (a file, an array of Zarr), the size of which dask cannot tell.
+#: another name of a task, data in the graph, and a small object in the graph, such as
+#: indices, or an array of Zarr, which only stands for data.
 KINDS = ("task", "marked", "alias", "data", "stand-in")
 
 
@@ -174,17 +175,6 @@ class Recording:
     versions: dict[str, str] = field(default_factory=dict)
     prepared: int = 0
 
-    @property
-    def stand_ins(self) -> set[Key]:
-        """Keys of the objects in graphs that only stand for data."""
-        return {
-            key
-            for op in self.ops
-            if isinstance(op, Submission)
-            for key, node in op.tasks.items()
-            if kind_of(node) == "stand-in"
-        }
-
 
 # Tasks
 
@@ -193,9 +183,8 @@ def pretend(*inputs: object) -> None:
     """Stand for the function of a task, which nobody runs."""
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """An object that dask knows no size of."""
+#: What is in recorded graphs in place of data
+_SMALL, _LARGE = b"", bytes(2**16)
 
 
 def kind_of(node: object) -> str:
@@ -210,8 +199,7 @@ def kind_of(node: object) -> str:
         return "alias"
     if isinstance(node, DataNode):
         # See stands_for_data of distributed.rootish.policy, which the base lacks
-        unknown = sizeof.dispatch(node.typ) is sizeof.dispatch(object)
-        return "stand-in" if unknown else "data"
+        return "data" if safe_sizeof(node.value) > 2**15 else "stand-in"
     return "marked" if getattr(node, "data_producer", False) else "task"
 
 
@@ -231,7 +219,7 @@ def make_node(kind: str, key: Key, dependencies: Sequence[Key]) -> GraphNode:
         [target] = dependencies
         return Alias(key, target)
     if kind in ("data", "stand-in"):
-        return DataNode(key, StandIn() if kind == "stand-in" else b"")
+        return DataNode(key, _SMALL if kind == "stand-in" else _LARGE)
     mark: dict[str, Any] = {"_data_producer": True} if kind == "marked" else {}
     return Task(key, pretend, *map(TaskRef, dependencies), **mark)
 

@@ -26,6 +26,7 @@ import dask.config
 from dask._task_spec import DataNode, GraphNode
 from dask.system import CPU_COUNT
 
+from distributed.rootish.policy import stands_for_data
 from distributed.rootish.simulation import SimulationError
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ class _Packed(NamedTuple):
         Keys that each depends on.
     marked
         Whether each is marked.
-    types
-        Number of a task that is data -> what it is.
+    stand_ins
+        Numbers of those that are small objects of the graph.
     """
 
     keys: Sequence[Key]
     dependencies: Sequence[frozenset[Key]]
     marked: Sequence[bool]
-    types: Mapping[int, type]
+    stand_ins: Sequence[int]
 
     def unpack(self) -> dict[Key, GraphNode]:
         """Return tasks by their key."""
@@ -105,10 +106,9 @@ class _Packed(NamedTuple):
                 self.keys, self.dependencies, self.marked
             )
         }
-        for number, kind in self.types.items():
+        for number in self.stand_ins:
             key = self.keys[number]
-            tasks[key] = node = DataNode(key, None)
-            node.typ = kind
+            tasks[key] = DataNode(key, None)
         return tasks
 
 
@@ -118,7 +118,7 @@ def _pack(tasks: Mapping[Key, GraphNode]) -> _Packed:
         list(tasks),
         [node.dependencies for node in nodes],
         [node.data_producer for node in nodes],
-        {n: node.typ for n, node in enumerate(nodes) if isinstance(node, DataNode)},
+        [n for n, node in enumerate(nodes) if stands_for_data(node)],
     )
 
 

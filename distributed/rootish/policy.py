@@ -44,7 +44,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask
 from dask._task_spec import DataNode
-from dask.sizeof import sizeof
+
+from distributed.sizeof import safe_sizeof
 
 if TYPE_CHECKING:
     # Circular dependencies
@@ -118,7 +119,7 @@ FEW = Verdict(False, "few", "The cluster can run all of its tasks at once.")
 STAND_IN = Verdict(
     False,
     "stand-in",
-    "It is an object of the graph that stands for data, and others wait for it.",
+    "It is a small object that the graph brings with it, and others wait for it.",
 )
 PLACED = Verdict(
     False, "placed", "It is an actor, or its restrictions say where it runs."
@@ -226,18 +227,16 @@ def _users_alike(dts: TaskState, tasks: TaskGroup | TaskPrefix) -> float:
 
 
 def stands_for_data(run_spec: object) -> bool:
-    """Whether a task is an object of the graph that only stands for data.
+    """Whether a task is a small object of the graph, such as a handle or indices.
 
-    Arrays, tables and containers are data: dask can tell how large they are.
+    Its size is known before it runs, by the same count as that of outputs.
 
     Parameters
     ----------
     run_spec
         ``TaskState.run_spec``
     """
-    return isinstance(run_spec, DataNode) and sizeof.dispatch(
-        run_spec.typ
-    ) is sizeof.dispatch(object)
+    return isinstance(run_spec, DataNode) and safe_sizeof(run_spec.value) <= HANDLE_BYTES
 
 
 class GroupFacts:

@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask import delayed
-from dask._task_spec import List, Task, TaskRef
+from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.utils import key_split
 
 from distributed import Event, Scheduler, Worker, wait
@@ -123,6 +123,10 @@ def load(*args: object) -> bytes:
 def load_when(event: Event, *args: object) -> bytes:
     event.wait()
     return bytes(CHUNK_NBYTES)
+
+
+def count_all(*args: object) -> int:
+    return len(args)
 
 
 def count_when(event: Event, *args: object) -> int:
@@ -1467,6 +1471,27 @@ async def test_data_in_the_graph_is_held_back(c: Any, s: Any, a: Any, b: Any) ->
     chunks = await watch(s, key_split(x.name))
     assert await c.compute(result, optimize_graph=False) == 65 * array.size
     assert_chunks(chunks, s, 64)
+
+
+@policy_cluster()
+async def test_small_data_in_the_graph_is_not_held_back(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """Indices that cut chunks up: each of many chunks needs some of them."""
+    tasks: dict[Any, Any] = {
+        (name, n): DataNode((name, n), np.zeros(size))
+        for name, size in (("index", 2**11), ("table", 2**13), ("once", 2**11))
+        for n in range(20)
+    }
+    for n in range(20):
+        keys = [(name, i) for name in ("index", "table") for i in (n, (n + 1) % 20)]
+        key = ("sum", n)
+        tasks[key] = Task(key, count_all, *map(TaskRef, [*keys, ("once", n)]))
+    names = ["index", "table", "once"]
+    watched = [await watch(s, name) for name in names]
+    results = c.get(tasks, [("sum", n) for n in range(20)], sync=False)
+    assert await c.gather(results) == [5] * 20
+    assert [bool(seen.queued) for seen in watched] == [False, True, True]
 
 
 # -- The decision itself -------------------------------------------------------------
