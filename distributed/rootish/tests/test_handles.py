@@ -128,6 +128,7 @@ def test_table_is_small_beside_what_is_read_with_it(output: int) -> None:
     assert first is tasks[0]
     s.finish(first, nbytes=output)
     first.prefix.duration_average = 0.0005
+    assert s.give(0)
     assert (s.give(1) is None) is (output == 2**20)
 
 
