@@ -236,7 +236,9 @@ def stands_for_data(run_spec: object) -> bool:
     run_spec
         ``TaskState.run_spec``
     """
-    return isinstance(run_spec, DataNode) and safe_sizeof(run_spec.value) <= HANDLE_BYTES
+    return (
+        isinstance(run_spec, DataNode) and safe_sizeof(run_spec.value) <= HANDLE_BYTES
+    )
 
 
 class GroupFacts:
