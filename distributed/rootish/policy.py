@@ -548,7 +548,9 @@ class Producers(RootishPolicy):
             if not nthreads:
                 return PLACED
         run_spec = ts.run_spec
-        is_marked = run_spec is not None and run_spec.data_producer
+        is_data = isinstance(run_spec, DataNode)
+        # What is in the graph has the mark as well
+        is_marked = run_spec is not None and run_spec.data_producer and not is_data
         # A queued task stays where it is when the cluster grows
         if not (
             is_marked or ts._state == "queued" or larger_than_cluster(ts, nthreads)

@@ -1494,6 +1494,25 @@ async def test_small_data_in_the_graph_is_not_held_back(
     assert [bool(seen.queued) for seen in watched] == [False, True, True]
 
 
+@policy_cluster()
+async def test_few_tables_in_the_graph_are_not_held_back(
+    c: Any, s: Any, a: Any, b: Any
+) -> None:
+    """A mask that all chunks need: they would be loaded while it waits."""
+    mask = DataNode("mask", np.zeros(2**16))
+    tasks: dict[Any, Any] = {"mask": mask}
+    for n in range(20):
+        tasks["chunk", n] = Task(("chunk", n), load, n)
+        tasks["sum", n] = Task(
+            ("sum", n), count_all, TaskRef("mask"), TaskRef(("chunk", n))
+        )
+    masks, chunks = [await watch(s, name) for name in ("mask", "chunk")]
+    results = c.get(tasks, [("sum", n) for n in range(20)], sync=False)
+    assert await c.gather(results) == [2] * 20
+    assert chunks.queued
+    assert not masks.queued
+
+
 # -- The decision itself -------------------------------------------------------------
 
 
