@@ -397,6 +397,37 @@ def boxes(client: Client, folder: Path, prepared: None) -> Any:
     return dask.compute(means, images.mean((1, 2)))
 
 
+@workload("masks")
+def masks(client: Client, folder: Path, prepared: None) -> Any:
+    """Means over land and over sea: two masks that the graph brings with it."""
+    field = blocks((1,) * 120, (SIDE,), (SIDE,))
+    land = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 3 == 0
+    means = [da.where(mask, field, 0).sum((1, 2)) for mask in (land, ~land)]
+    return dask.compute(*means)
+
+
+def spread(parts: list[np.ndarray]) -> np.ndarray:
+    """Return the standard deviation over all parts, at each place."""
+    return np.concatenate(parts).std(axis=0) + 1
+
+
+def largest(part: np.ndarray, scale: np.ndarray) -> float:
+    """Return the largest value of a part, standardized."""
+    return float((part / scale).max())
+
+
+@workload("columns")
+def columns(client: Client, folder: Path, prepared: None) -> Any:
+    """Standardize eight tiles over time, each of 20 parts."""
+    load = delayed(load_part, pure=False)
+    results = []
+    for tile in range(8):
+        parts = [load(20 * tile + time) for time in range(20)]
+        scale = delayed(spread)(parts)
+        results += [delayed(largest)(part, scale) for part in parts]
+    return delayed(max)(results).compute(optimize_graph=False)
+
+
 def stencil(block: np.ndarray) -> np.ndarray:
     """Average the neighbors of each cell, in each direction."""
     result = block.copy()

@@ -310,8 +310,7 @@ class Reach(NamedTuple):
     Attributes
     ----------
     whole
-        Priority of the task that combines the first with others, if that frees it, or
-        if it cannot be freed soon in any case.
+        Priority of the task that combines the first with others, if that frees it.
     held
         Priority of the last task that is loaded before the output of the first can be
         freed.
@@ -349,14 +348,14 @@ def reach_of(ts: TaskState, workers: int) -> Reach:
     workers
         How many workers the cluster has.
     """
-    first = share = priority_of(ts)
+    first = priority_of(ts)
     held = held_until(ts)
-    whole = _combined_at(ts)
+    share = first
     if held > first and held[:2] == first[:2]:
         # Priorities within a graph are consecutive numbers
         share = *first[:2], first[2] + (held[2] - first[2]) / workers
-        whole = max(whole, first_use(ts))
-    return Reach(whole, held, share)
+        share = max(share, first_use(ts))
+    return Reach(_combined_at(ts), held, share)
 
 
 def _combined_at(ts: TaskState) -> tuple[float, ...]:

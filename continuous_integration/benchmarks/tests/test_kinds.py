@@ -59,6 +59,22 @@ def test_boxes(client: Client, folder: Path) -> None:
     np.testing.assert_allclose(means, [mean] * 24)
 
 
+def test_masks(client: Client, folder: Path) -> None:
+    land, sea = run("masks", client, folder)
+    place = np.arange(SIDE * SIDE) % 3 == 0
+    # The block at each time has one more everywhere
+    np.testing.assert_allclose(land, place.sum() * np.arange(1, 121))
+    np.testing.assert_allclose(sea, (~place).sum() * np.arange(1, 121))
+
+
+def test_columns(client: Client, folder: Path) -> None:
+    expected = [
+        (20 * tile + 19) / (np.arange(20 * tile, 20 * tile + 20).std() + 1)
+        for tile in range(8)
+    ]
+    assert run("columns", client, folder) == pytest.approx(max(expected))
+
+
 def test_weights_that_are_broadcast(client: Client, folder: Path) -> None:
     result = run("handles-chunked-weights", client, folder)
     data = np.concatenate(

@@ -504,18 +504,6 @@ def test_share_is_of_what_is_held_as_long() -> None:
     assert s.give(1) is loads[8]
 
 
-def test_share_is_what_is_combined_first_within_twice_the_bound() -> None:
-    """Else each worker would hold all that is needed for a mean of its own."""
-    s = Paper(16)
-    loads = [s.add("load", n, nbytes=10) for n in range(30)]
-    mean = s.add("mean", 100, *loads, nbytes=10)
-    for n, ts in enumerate(loads):
-        s.add("subtract", 101 + n, ts, mean, nbytes=1)
-    s.enqueue(*loads)
-    assert s.give(0) is loads[0]
-    assert s.give(1) is loads[MOST_AT_ONCE]
-
-
 def test_share_is_what_is_combined_first_at_least() -> None:
     """However many workers there are."""
     s = Paper(16)
