@@ -26,7 +26,7 @@ import dask.config
 from dask._task_spec import DataNode, GraphNode
 from dask.system import CPU_COUNT
 
-from distributed.rootish.policy import stands_for_data
+from distributed.rootish.policy import HANDLE_BYTES, stands_for_data
 from distributed.rootish.simulation import SimulationError
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ LEAST = 20_000
 
 #: How often somebody who waits is asked whether to go on, in seconds.
 PATIENCE = 0.1
+
+#: Takes the place of data that is not small.
+_LARGE = bytes(HANDLE_BYTES + 1)
 
 #: What the process runs. What is imported may print, so the answer goes elsewhere.
 _PROGRAM = """
@@ -89,14 +92,14 @@ class _Packed(NamedTuple):
         Keys that each depends on.
     marked
         Whether each is marked.
-    stand_ins
-        Numbers of those that are small objects of the graph.
+    data
+        Number of a task that is data in the graph -> whether it is small.
     """
 
     keys: Sequence[Key]
     dependencies: Sequence[frozenset[Key]]
     marked: Sequence[bool]
-    stand_ins: Sequence[int]
+    data: Mapping[int, bool]
 
     def unpack(self) -> dict[Key, GraphNode]:
         """Return tasks by their key."""
@@ -106,9 +109,9 @@ class _Packed(NamedTuple):
                 self.keys, self.dependencies, self.marked
             )
         }
-        for number in self.stand_ins:
+        for number, is_small in self.data.items():
             key = self.keys[number]
-            tasks[key] = DataNode(key, None)
+            tasks[key] = DataNode(key, None if is_small else _LARGE)
         return tasks
 
 
@@ -118,7 +121,11 @@ def _pack(tasks: Mapping[Key, GraphNode]) -> _Packed:
         list(tasks),
         [node.dependencies for node in nodes],
         [node.data_producer for node in nodes],
-        [n for n, node in enumerate(nodes) if stands_for_data(node)],
+        {
+            n: stands_for_data(node)
+            for n, node in enumerate(nodes)
+            if isinstance(node, DataNode)
+        },
     )
 
 

@@ -195,8 +195,9 @@ def test_packed() -> None:
         assert other.data_producer == node.data_producer
         assert stands_for_data(other) == stands_for_data(node)
     assert isinstance(packed["sum"], Bare)
-    assert isinstance(packed["data"], Bare)
-    assert packed["text"].value is None
+    for key in ("data", "text"):
+        assert isinstance(packed[key], DataNode)
+        assert packed[key].value is not tasks[key].value
 
 
 def test_few_collections() -> None:
