@@ -548,16 +548,16 @@ class Producers(RootishPolicy):
             if not nthreads:
                 return PLACED
         run_spec = ts.run_spec
-        is_data = isinstance(run_spec, DataNode)
+        is_shared = len(ts.dependents) > 1 and isinstance(run_spec, DataNode)
         # What is in the graph has the mark as well
-        is_marked = run_spec is not None and run_spec.data_producer and not is_data
+        is_marked = run_spec is not None and run_spec.data_producer and not is_shared
         # A queued task stays where it is when the cluster grows
         if not (
             is_marked or ts._state == "queued" or larger_than_cluster(ts, nthreads)
         ):
             return FEW
         if not ts.dependencies:
-            if len(ts.dependents) > 1 and stands_for_data(run_spec):
+            if is_shared and stands_for_data(run_spec):
                 return STAND_IN
             return PRODUCER
         if ts.waiting_on:
