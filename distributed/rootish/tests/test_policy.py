@@ -1284,6 +1284,23 @@ def test_inputs_are_still_to_come(mark: bool) -> None:
     assert s.rootish_policy.verdict(reads[0]) is (PRODUCER if mark else CONSUMER)
 
 
+@pytest.mark.parametrize("users", [1, 2])
+@pytest.mark.parametrize("is_data", [True, False])
+def test_mark_of_one_task(users: int, is_data: bool) -> None:
+    """It counts as one of many, but for data in the graph that several tasks need."""
+    s = Paper(2)
+    ts = s.add("one", 0)
+    for n in range(users):
+        s.add("use", 1 + n, ts)
+    ts.run_spec = (
+        DataNode(ts.key, np.zeros(2**13))
+        if is_data
+        else Task(ts.key, load, _data_producer=True)
+    )
+    expected = FEW if is_data and users > 1 else PRODUCER
+    assert s.rootish_policy.verdict(ts) is expected
+
+
 @policy_cluster(config=RAISED)
 async def test_settings_raised_beyond_what_is_asked(
     c: Any, s: Any, a: Any, b: Any
