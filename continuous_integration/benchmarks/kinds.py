@@ -233,6 +233,23 @@ def two_consumers(client: Client, folder: Path, prepared: None) -> Any:
     return client.gather(client.submit(sum, slow + quick))
 
 
+def add_pair(part: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Add one part of the data to another."""
+    return part + other
+
+
+@workload("pairs")
+def pairs(client: Client, folder: Path, prepared: None) -> Any:
+    """Add up by pairs, one task after the other, and keep the futures meanwhile."""
+    parts = client.map(load_part, range(128))
+    while len(parts) > 1:
+        parts = [
+            client.submit(add_pair, *pair)
+            for pair in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return client.gather(client.submit(first_value, parts[0]))
+
+
 def load_block(block_info: Any = None) -> np.ndarray:
     """Return a block of whatever shape, after some time."""
     time.sleep(WAIT)

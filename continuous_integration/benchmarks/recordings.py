@@ -198,7 +198,7 @@ def kind_of(node: object) -> str:
     if isinstance(node, Alias):
         return "alias"
     if isinstance(node, DataNode):
-        # See stands_for_data of distributed.rootish.policy, which the base lacks
+        # See is_small_data of distributed.rootish.policy, which the base lacks
         return "data" if safe_sizeof(node.value) > 2**15 else "stand-in"
     return "marked" if getattr(node, "data_producer", False) else "task"
 

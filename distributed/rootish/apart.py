@@ -26,7 +26,7 @@ import dask.config
 from dask._task_spec import DataNode, GraphNode
 from dask.system import CPU_COUNT
 
-from distributed.rootish.policy import HANDLE_BYTES, stands_for_data
+from distributed.rootish.policy import HANDLE_BYTES, is_small_data
 from distributed.rootish.simulation import SimulationError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _pack(tasks: Mapping[Key, GraphNode]) -> _Packed:
         [node.dependencies for node in nodes],
         [node.data_producer for node in nodes],
         {
-            n: stands_for_data(node)
+            n: is_small_data(node)
             for n, node in enumerate(nodes)
             if isinstance(node, DataNode)
         },

@@ -14,8 +14,9 @@ Both are counted in bytes. What a task brings in is the mean output of its group
 What it frees is its share of its inputs, each shared out among the tasks of its name
 that use it; a path, an opened file, or a table that thousands of reads need is next to
 nothing, at any depth of the graph and however many of them there are. An input that a
-client keeps is not freed at all. To move an input means that in the end it lies on
-every worker, or on as many as it has users. A fifth of the output is the bound on both.
+client keeps is not freed at all, unless it wants the output as well. To move an input
+means that in the end it lies on every worker, or on as many as it has users. A fifth of
+the output is the bound on both.
 Where more than a fifth of a collection's group frees as much as it brings in, so does
 the rest: the mean output of a group that pads chunks is not that of an edge.
 
@@ -226,7 +227,7 @@ def _users_alike(dts: TaskState, tasks: TaskGroup | TaskPrefix) -> float:
     return max(alike * len(dts.dependents) / len(some), 1.0)
 
 
-def stands_for_data(run_spec: object) -> bool:
+def is_small_data(run_spec: object) -> bool:
     """Whether a task is a small object of the graph, such as a handle or indices.
 
     Its size is known before it runs, by the same count as that of outputs.
@@ -557,7 +558,7 @@ class Producers(RootishPolicy):
         ):
             return FEW
         if not ts.dependencies:
-            if is_shared and stands_for_data(run_spec):
+            if is_shared and is_small_data(run_spec):
                 return STAND_IN
             return PRODUCER
         if ts.waiting_on:
@@ -599,7 +600,8 @@ class Producers(RootishPolicy):
             if known is None and _is_data(dts, nbytes, inputs):
                 self._doubt(tg)
                 return CONSUMER
-            if not (is_small or dts.who_wants):
+            # Whoever wants both has to hold the output in any case
+            if not (is_small or (dts.who_wants and not ts.who_wants)):
                 share = nbytes / users
                 if frees + share < bound <= frees + nbytes:
                     share = nbytes / _users_alike(dts, tg.prefix)

@@ -67,6 +67,10 @@ def test_masks(client: Client, folder: Path) -> None:
     np.testing.assert_allclose(sea, (~place).sum() * np.arange(1, 121))
 
 
+def test_pairs(client: Client, folder: Path) -> None:
+    assert run("pairs", client, folder) == sum(range(128))
+
+
 def test_columns(client: Client, folder: Path) -> None:
     expected = [
         (20 * tile + 19) / (np.arange(20 * tile, 20 * tile + 20).std() + 1)

@@ -47,7 +47,7 @@ from continuous_integration.benchmarks.recordings import (
     unpack,
 )
 from distributed import Client, wait, worker_client
-from distributed.rootish.policy import stands_for_data
+from distributed.rootish.policy import is_small_data
 from distributed.utils import key_split_group
 
 HASH = "f0e1d2c3b4a5968778695a4b3c2d1e0f"
@@ -195,7 +195,7 @@ def test_tasks_are_to_the_scheduler_what_they_were(kind: str) -> None:
     assert node.key == "x"
     assert node.dependencies == set(needs)
     assert node.data_producer == (kind in ("marked", "data", "stand-in"))
-    assert stands_for_data(node) == (kind == "stand-in")
+    assert is_small_data(node) == (kind == "stand-in")
     assert kind_of(node) == kind
 
 
@@ -214,7 +214,7 @@ def test_tasks_are_to_the_scheduler_what_they_were(kind: str) -> None:
 )
 def test_kinds_of_real_tasks(node: Any, kind: str) -> None:
     assert kind_of(node) == kind
-    assert stands_for_data(node) == (kind == "stand-in")
+    assert is_small_data(node) == (kind == "stand-in")
 
 
 def test_one_line_for_each_group_and_measurements_apart() -> None:
@@ -333,7 +333,7 @@ def test_graph_is_recorded() -> None:
         assert node.dependencies == real[key].dependencies
         assert type(node) is type(real[key])
         assert node.data_producer == real[key].data_producer
-        assert stands_for_data(node) == stands_for_data(real[key])
+        assert is_small_data(node) == is_small_data(real[key])
         if isinstance(node, Task):
             assert node.func is pretend
     assert set(computed.outputs) == {"end", 7}

@@ -16,7 +16,7 @@ from dask.delayed import delayed
 from distributed.rootish import apart, explain
 from distributed.rootish.apart import Apart, Bare
 from distributed.rootish.explanation import Explanation
-from distributed.rootish.policy import stands_for_data
+from distributed.rootish.policy import is_small_data
 from distributed.rootish.prediction import few_collections
 from distributed.rootish.tests.utils import SATURATION
 
@@ -193,7 +193,7 @@ def test_packed() -> None:
         assert other.key == key
         assert other.dependencies == node.dependencies
         assert other.data_producer == node.data_producer
-        assert stands_for_data(other) == stands_for_data(node)
+        assert is_small_data(other) == is_small_data(node)
     assert isinstance(packed["sum"], Bare)
     for key in ("data", "text"):
         assert isinstance(packed[key], DataNode)

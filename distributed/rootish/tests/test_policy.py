@@ -1719,6 +1719,7 @@ def weigh(
     output: int | None = None,
     users: int = 1,
     kept: bool = False,
+    wanted: bool = False,
     others: int | None = None,
     many: bool = True,
     number: int = 20,
@@ -1738,6 +1739,8 @@ def weigh(
         How many tasks use an input.
     kept
         Whether a client keeps it.
+    wanted
+        Whether a client wants what the task makes.
     others
         What others of its group hold, if that is not the same.
     many
@@ -1758,6 +1761,8 @@ def weigh(
         s.finish(dts, nbytes=nbytes if others is None or not n else others)
     [first, *_] = tasks
     [dts] = first.dependencies
+    if wanted:
+        first.who_wants = {s.client}
     dts.group.rootish_facts.verdict = PRODUCER if many else FEW
     assert dts.nbytes == nbytes
     return s.rootish_policy.verdict(first)
@@ -1840,10 +1845,15 @@ def test_edges_in_a_group_of_chunks(
     assert verdicts[-1] is expected
 
 
-@pytest.mark.parametrize(("kept", "expected"), [(True, BESIDE), (False, CONSUMER)])
-def test_what_a_client_keeps_is_not_freed(kept: bool, expected: Verdict) -> None:
-    """Persisted data that grows when it is decoded waits beside it."""
-    assert weigh(Paper(4), MIB, 2 * MIB, kept=kept) is expected
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_client_keeps_is_not_freed(kept: bool, wanted: bool) -> None:
+    """Persisted data that grows when it is decoded waits beside it.
+
+    If the client wants what is decoded as well, waiting would save nothing.
+    """
+    expected = BESIDE if kept and not wanted else CONSUMER
+    assert weigh(Paper(4), MIB, 2 * MIB, kept=kept, wanted=wanted) is expected
 
 
 @pytest.mark.parametrize("nworkers", [4, 8, 100])
