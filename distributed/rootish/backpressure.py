@@ -47,7 +47,7 @@ from distributed.rootish.policy import (
 if TYPE_CHECKING:
     # Circular dependencies
     from distributed.rootish.lanes import Pool
-    from distributed.scheduler import TaskGroup, TaskState
+    from distributed.scheduler import TaskGroup, TaskState, WorkerState
 
 #: Name of the prefix of loads, and of that of their consumers; or, of a chain of
 #: consumers, its number.
@@ -399,6 +399,28 @@ def chain_steps(ts: TaskState) -> Iterator[TaskState]:
         while step:
             yield step
             step = find_step(step.dependencies)
+
+
+def holder_of_state(ts: TaskState) -> WorkerState | None:
+    """Return the worker that has, or makes, the state of the chain a task loads for.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    WorkerState or None
+        None if there is no such state yet, or it is small beside what is loaded: then
+        the next step runs where that is.
+    """
+    for step in itertools.islice(chain_steps(ts), LOOKED_AT):
+        ws = step.processing_on or next(iter(step.who_has or ()), None)
+        if ws:
+            state = mean_output(step.group) or 0
+            return ws if state > SMALL_PART * (expected_output(ts) or 0) else None
+    return None
 
 
 def frees(user: TaskState, before: TaskState, output: float) -> bool:

@@ -12,7 +12,7 @@ families
     stretches of the queue, bounded in bytes (:mod:`distributed.rootish.families`). A
     worker gets the next task of its *own* family; then the *first* family that nobody
     has begun; and it *helps* with another's family if there is no other, or if that one
-    is left behind.
+    is left behind. What is loaded for a running sum is loaded where that is.
 backpressure
     Where enough loaded chunks wait for consumers that run or are about to, the next one
     is held back (:mod:`distributed.rootish.backpressure`).
@@ -50,6 +50,8 @@ from distributed.rootish.backpressure import (
     chain_steps,
     find_consumer,
     frees,
+    holder_of_state,
+    is_chain,
     kind_of,
     loads_much,
     would_wait,
@@ -428,7 +430,13 @@ class RootishQueue(MutableSet["TaskState"]):
 
     def _choose(self, idle: set[WorkerState]) -> Choice | None:
         if not self.restricted:
-            return self.open.choose(min(idle, key=_load))
+            choice = self.open.choose(min(idle, key=_load))
+            if choice and choice.reason == "first" and is_chain(choice.family.kind()):
+                # What is loaded elsewhere would move to the state of its chain
+                ws = holder_of_state(choice.task)
+                if ws in idle and len(ws.processing) < ws.nthreads:
+                    return self.open.choose(ws)
+            return choice
         asked = idle if self.open.count else idle & self._lanes_of.keys()
         for ws in sorted(asked, key=_load):
             choices = []

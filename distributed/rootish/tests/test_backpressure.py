@@ -28,7 +28,7 @@ from distributed.rootish.backpressure import (
 )
 from distributed.rootish.families import FAMILY_OUTPUT, priority_of
 from distributed.rootish.lanes import Pool
-from distributed.rootish.policy import HANDLE_BYTES, LOOKED_AT
+from distributed.rootish.policy import HANDLE_BYTES, LOOKED_AT, SMALL_PART
 from distributed.rootish.queue import RootishQueue
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
@@ -62,6 +62,7 @@ def fold(
     nbytes: int | None = CHUNK_NBYTES,
     graph: int = 0,
     begin: int = 0,
+    state: int = 1,
 ) -> Any:
     """Make loads that are consumed one after the other; the first consumer runs."""
     model = s.send(s.add("init", begin, graph=graph, nbytes=1))
@@ -69,7 +70,7 @@ def fold(
     loads = [s.add("load", n, graph=graph, nbytes=nbytes) for n in numbers]
     fits = []
     for n, ts in zip(numbers, loads):
-        model = s.add("fit", n + 1, model, ts, graph=graph, nbytes=1)
+        model = s.add("fit", n + 1, model, ts, graph=graph, nbytes=state)
         fits.append(model)
     return loads, fits
 
@@ -425,6 +426,54 @@ def test_chains_of_consumers_go_on_side_by_side(chains: int, waiting: int) -> No
         assert share <= len(mine) <= share + REST
         assert mine == loads[: len(mine)]
     assert sum(s.queue.open.pool.chains.values()) == chains
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize(
+    ("state", "busy", "worker"),
+    [
+        (CHUNK_NBYTES + 1, 1, 0),
+        # The step would run where the load is
+        (CHUNK_NBYTES, 1, 1),
+        # The load would wait for a thread
+        (CHUNK_NBYTES + 1, 2, 1),
+    ],
+)
+def test_loads_go_to_the_state_of_their_chain(
+    state: int, busy: int, worker: int, running: bool
+) -> None:
+    """If it is larger than a fifth of a load, and a thread is free there."""
+    assert SMALL_PART == 1 / 5
+    s = Paper(2)
+    s.total_nthreads = 4
+    for ws in s.all:
+        ws.nthreads = 2
+    loads, fits = fold(s, nbytes=5 * CHUNK_NBYTES, state=state)
+    s.finish(*fits[0].dependencies - {loads[0]}, nbytes=1)
+    for ts, step in zip(loads[:2], fits):
+        s.send(ts)
+        s.finish(ts, nbytes=5 * CHUNK_NBYTES)
+        s.send(step)
+        if step is fits[0] or not running:
+            s.finish(step, nbytes=state)
+    others = [s.send(s.add("other", 1000 + n)) for n in range(busy - running)]
+    assert len(s.all[0].processing) == len(others) + running == busy
+    s.enqueue(*loads[2:])
+    s.idle_task_count = set(s.all)
+    choice = s.queue.choose()
+    assert choice
+    assert choice.task is loads[2]
+    assert choice.worker is s.all[worker]
+
+
+def test_first_loads_of_a_chain_go_anywhere() -> None:
+    """There is no state as yet."""
+    s = Paper(2)
+    s.enqueue(*fold(s)[0])
+    s.idle_task_count = set(s.all)
+    choice = s.queue.choose()
+    assert choice
+    assert choice.worker is s.all[1]
 
 
 def test_loads_through_handles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
