@@ -798,7 +798,10 @@ class Simulation:
             self._proceed(worker)
         elif op == "remove-replicas":
             for key in message["keys"]:
-                self._drop(worker, key)
+                if key in worker.data:
+                    self._drop(worker, key)
+                    # It may have been the only copy by then
+                    self._report(worker, "release-worker-data", key=key)
         elif op == "acquire-replicas":
             for key, holders in message["who_has"].items():
                 if key not in worker.data:
