@@ -466,6 +466,28 @@ def test_loads_go_to_the_state_of_their_chain(
     assert choice.worker is s.all[worker]
 
 
+def test_family_of_a_chain_stays_where_it_was_begun() -> None:
+    """A thread at the state that is free later makes no difference."""
+    s = Paper(2)
+    loads, [step, *_] = fold(s, nbytes=CHUNK_NBYTES, state=CHUNK_NBYTES)
+    for ts in step.dependencies:
+        if ts.state != "processing":
+            s.send(ts)
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    s.send(step)
+    s.enqueue(*loads[1:])
+    assert s.give(1) is loads[1]
+    s.finish(step, nbytes=CHUNK_NBYTES)
+    s.finish(loads[1], nbytes=CHUNK_NBYTES)
+    s.idle_task_count = set(s.all)
+    s.send(s.add("other", 1000))
+    s.all[0].nthreads = 2
+    choice = s.queue.choose()
+    assert choice
+    assert choice.reason == "own"
+    assert choice.worker is s.all[1]
+
+
 def test_first_loads_of_a_chain_go_anywhere() -> None:
     """There is no state as yet."""
     s = Paper(2)
