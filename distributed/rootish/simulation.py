@@ -798,10 +798,7 @@ class Simulation:
             self._proceed(worker)
         elif op == "remove-replicas":
             for key in message["keys"]:
-                if key in worker.data:
-                    self._drop(worker, key)
-                    # It may have been the only copy by then
-                    self._report(worker, "release-worker-data", key=key)
+                self._drop(worker, key)
         elif op == "acquire-replicas":
             for key, holders in message["who_has"].items():
                 if key not in worker.data:

@@ -466,6 +466,23 @@ def test_loads_go_to_the_state_of_their_chain(
     assert choice.worker is s.all[worker]
 
 
+def test_loads_go_where_the_last_step_runs() -> None:
+    """What the step before has made lies elsewhere, but is done with then."""
+    s = Paper(2)
+    s.all[1].nthreads = 2
+    loads, [step, *steps] = fold(s, nbytes=CHUNK_NBYTES, state=CHUNK_NBYTES)
+    for ts in (*loads[:2], step):
+        s.send(ts, s.all[0])
+    for ts in (*step.dependencies, step, loads[1]):
+        s.finish(ts, nbytes=CHUNK_NBYTES)
+    s.send(steps[0], s.all[1])
+    s.enqueue(*loads[2:])
+    s.idle_task_count = set(s.all)
+    choice = s.queue.choose()
+    assert choice
+    assert choice.worker is s.all[1]
+
+
 def test_family_of_a_chain_stays_where_it_was_begun() -> None:
     """A thread at the state that is free later makes no difference."""
     s = Paper(2)

@@ -115,6 +115,27 @@ def test_submitted_again_while_its_block_is_left() -> None:
     )
 
 
+def test_copy_is_removed_after_the_task_has_run_again() -> None:
+    """The worker tells, as the scheduler takes it for the only one that has it."""
+    play(
+        Case(
+            graphs=(Graph(layers=(Layer(size=3), Layer(size=7, uses=((0, "one"),)))),),
+            steps=(
+                ("submit", 0, 0),
+                ("run", 1, 0),
+                ("deaf", 0),
+                ("deaf", 4),
+                ("die", 2),
+                ("disconnect", 2),
+                ("submit", 0, 0),
+                ("finish", 6, 1),
+            ),
+            threads=(1, 1, 1),
+            start=3,
+        )
+    )
+
+
 def test_last_worker_of_a_pool_leaves() -> None:
     """Nothing of what waits for it may be out, and nothing is."""
     play(
