@@ -6,6 +6,7 @@ played by ``python -m continuous_integration.random_cases``.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter
@@ -116,24 +117,29 @@ def test_submitted_again_while_its_block_is_left() -> None:
 
 
 def test_copy_is_removed_after_the_task_has_run_again() -> None:
-    """The worker tells, as the scheduler takes it for the only one that has it."""
-    play(
-        Case(
-            graphs=(Graph(layers=(Layer(size=3), Layer(size=7, uses=((0, "one"),)))),),
-            steps=(
-                ("submit", 0, 0),
-                ("run", 1, 0),
-                ("deaf", 0),
-                ("deaf", 4),
-                ("die", 2),
-                ("disconnect", 2),
-                ("submit", 0, 0),
-                ("finish", 6, 1),
-            ),
-            threads=(1, 1, 1),
-            start=3,
+    """The worker tells, as the scheduler takes it for the only one that has it.
+
+    Which worker that is depends on the order of keys in sets.
+    """
+    graph = Graph(layers=(Layer(size=3), Layer(size=7, uses=((0, "one"),))))
+    three = range(3)
+    for first, hears, dies, key, late in itertools.product(*[three] * 4, range(2)):
+        play(
+            Case(
+                graphs=(graph,),
+                steps=(
+                    ("submit", 0, 0),
+                    ("run", first, 0),
+                    *(("deaf", worker) for worker in three if worker != hears),
+                    ("die", dies),
+                    ("disconnect", 2),
+                    ("submit", 0, 0),
+                    ("finish", late, key),
+                ),
+                threads=(1, 1, 1),
+                start=3,
+            )
         )
-    )
 
 
 def test_last_worker_of_a_pool_leaves() -> None:
