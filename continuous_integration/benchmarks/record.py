@@ -325,7 +325,7 @@ class Recorder(SchedulerPlugin):
                 if step["action"] == "compute"
             )
             ts = self.scheduler.tasks[key]
-            self.outputs[key].append(Output(ts.get_nbytes(), seconds))
+            self.outputs[key].append(Output(ts.get_nbytes(), seconds, ts.type or ""))
             if not ts._queueable:
                 for op in self.ops:
                     if isinstance(op, Submission) and key in op.tasks:
@@ -441,6 +441,7 @@ def _outputs(recorder: Recorder) -> dict[Key, Output]:
         key: Output(
             int(statistics.median_low(one.nbytes for one in many)),
             statistics.median(one.seconds for one in many),
+            many[0].typename,
         )
         for key, many in recorder.outputs.items()
     }
@@ -454,6 +455,7 @@ def _outputs(recorder: Recorder) -> dict[Key, Output]:
                 found[key] = Output(
                     int(statistics.median_low(one.nbytes for one in like)),
                     statistics.median(one.seconds for one in like),
+                    like[0].typename,
                 )
     return found
 

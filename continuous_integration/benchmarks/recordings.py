@@ -11,6 +11,7 @@ its figures, and a diff tells what changed in which workload. The lines:
 - what was recorded, with how many workers, and the versions that did it;
 - for each operation a line, and under it one line for each task group that is new:
   its keys, what it needs, its order, its kind;
+- of which type the outputs of each task group are, most of them at least;
 - when the operations came, then the sizes and durations of each task group.
 
 So a workload that is recorded anew changes the last lines, which are measurements, and
@@ -24,10 +25,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -57,10 +58,13 @@ class Output(NamedTuple):
         Size of its output, in bytes.
     seconds : float
         How long it ran.
+    typename : str
+        Type of its output, as workers name it; empty if that is not known.
     """
 
     nbytes: int
     seconds: float
+    typename: str = ""
 
 
 @dataclass
@@ -558,6 +562,11 @@ def dumps(recording: Recording) -> str:
     ]
     for op in ops:
         lines += _encode_op(catalog, op)
+    types = {
+        label: _most_common(recording.outputs[key].typename for key in keys)
+        for label, keys in catalog.groups.items()
+    }
+    lines.append({"types": types})
     lines.append(
         {
             "after": _pack_words(_round(op.after) for op in ops),
@@ -578,6 +587,12 @@ def dumps(recording: Recording) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def _most_common(names: Iterable[str]) -> str:
+    """Return the name that comes most often, the first of several."""
+    [(name, _)] = Counter(names).most_common(1)
+    return name
+
+
 def _round(seconds: float) -> str:
     return f"{seconds:.2g}"
 
@@ -595,8 +610,11 @@ def loads(text: str) -> Recording:
         elif "group" in line:
             blocks[-1].append(line)
     ops = [_decode_op(catalog, first, groups) for first, *groups in blocks]
+    types: dict[str, str] = {}
     for line in lines[2:]:
-        if "after" in line:
+        if "types" in line:
+            types = line["types"]
+        elif "after" in line:
             for op, after in zip(ops, _unpack_words(line["after"])):
                 op.after = float(after)
             submissions = [op for op in ops if isinstance(op, Submission)]
@@ -605,8 +623,10 @@ def loads(text: str) -> Recording:
                 op.generation = float(generation)
         elif "measured" in line:
             seconds = map(float, _unpack_words(line["seconds"]))
-            found = map(Output, unpack(line["nbytes"]), seconds)
-            outputs.update(zip(catalog.groups[line["measured"]], found))
+            label = line["measured"]
+            typename = repeat(types.get(label, ""))
+            found = map(Output, unpack(line["nbytes"]), seconds, typename)
+            outputs.update(zip(catalog.groups[label], found))
     for op in ops:
         if isinstance(op, Scatter):
             op.data = {key: outputs[key].nbytes for key in op.data}

@@ -473,14 +473,6 @@ class Cluster(Simulation):
     def _read(self, worker: SimulatedWorker) -> None:
         """Let messages wait until the case lets workers read them."""
 
-    def _obey(self, worker: SimulatedWorker, message: dict[str, Any]) -> None:
-        """Let a worker tell what it has removed: it may have been the only copy."""
-        keys = message["keys"] if message["op"] == "remove-replicas" else ()
-        removed = [key for key in keys if key in worker.data]
-        super()._obey(worker, message)
-        for key in removed:
-            self._tell("release-worker-data", key=key, worker=worker.address)
-
     def _accept(self, worker: SimulatedWorker, job: Job) -> None:
         """Let a task wait until the case lets it run."""
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         WorkerState,
     )
 
-#: Packages whose objects are copied as they are, rather than made again
-PLAIN = frozenset({"builtins", "numpy", "pandas", "pyarrow", "datetime", "decimal"})
+#: Packages whose objects are copied as they are, rather than made again. So are those
+#: of built-in types, the names of which have no package.
+PLAIN = frozenset({"numpy", "pandas", "pyarrow", "datetime", "decimal"})
 
 #: How the base begins to say which object could not be sent
 NOT_SENT = "Could not serialize object of type"
@@ -254,7 +255,8 @@ def _time_to_make(dts: TaskState) -> float:
 
     In seconds. Plain data is copied as it is.
     """
-    if dts.type is None or dts.type.partition(".")[0] in PLAIN:
+    package, dot, _ = (dts.type or "").partition(".")
+    if not dot or package in PLAIN:
         return 0.0
     return max(dts.prefix.duration_average, 0.0)
 

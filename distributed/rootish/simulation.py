@@ -798,7 +798,10 @@ class Simulation:
             self._proceed(worker)
         elif op == "remove-replicas":
             for key in message["keys"]:
-                self._drop(worker, key)
+                if key in worker.data:
+                    self._drop(worker, key)
+                    # It may have been the only one
+                    self._report(worker, "release-worker-data", key=key)
         elif op == "acquire-replicas":
             for key, holders in message["who_has"].items():
                 if key not in worker.data:
@@ -1026,7 +1029,8 @@ class Simulation:
             run_id=job.message["run_id"],
             nbytes=output.nbytes,
             type=_TYPE,
-            typename="float",
+            # Of predicted outputs no type is known
+            typename=getattr(output, "typename", "") or "float",
             metadata={},
             thread=1,
             startstops=[{"action": "compute", "start": start, "stop": stop}],

@@ -49,7 +49,7 @@ def reads(
     [
         ("netCDF4.Dataset", 0.1, True),
         ("netCDF4.Dataset", 10, False),
-        ("builtins.dict", 0.1, False),
+        ("dict", 0.1, False),
         ("numpy.ndarray", 0.1, False),
     ],
 )
