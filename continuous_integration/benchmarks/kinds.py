@@ -250,6 +250,26 @@ def pairs(client: Client, folder: Path, prepared: None) -> Any:
     return client.gather(client.submit(first_value, parts[0]))
 
 
+def load_packed(number: int) -> np.ndarray:
+    """Bring 512 KiB into the cluster: small integers that stand for floats."""
+    time.sleep(WAIT)
+    return np.full((SIDE, SIDE), number, "int16")
+
+
+@workload("packed-weights")
+def packed_weights(client: Client, folder: Path, prepared: None) -> Any:
+    """Delayed reads of packed integers, mean with weights that are read and split."""
+    planes = [
+        da.from_delayed(delayed(load_packed)(number), (SIDE, SIDE), "int16")
+        for number in range(72)
+    ]
+    array = 0.01 * da.stack(planes) + 273
+    weights = da.from_delayed(delayed(np.linspace)(1, 2, 72), (72,), "float64")
+    weights = weights.rechunk(1)
+    total = (array * weights[:, None, None]).sum(axis=0)
+    return (total / weights.sum()).compute()
+
+
 def load_block(block_info: Any = None) -> np.ndarray:
     """Return a block of whatever shape, after some time."""
     time.sleep(WAIT)

@@ -129,7 +129,8 @@ class Family:
         Parameters
         ----------
         ts
-            A task with a priority between that of the family and its end.
+            A task that comes, or is combined with others, between the first task of the
+            family and its end.
         cell
             Holds it as long as it is queued.
 
@@ -460,7 +461,8 @@ def output_until_reduced(ts: TaskState) -> tuple[float, float]:
     Returns
     -------
     output: float
-        Of the task, in bytes, as far as that is known.
+        Of the task, in bytes, as far as that is known. If a single task needs it and
+        makes more of it, as of packed data, that counts: it takes the output's place.
     made: float
         What there is of it before it is combined, in bytes.
     """
@@ -495,6 +497,8 @@ def _output_until_reduced(ts: TaskState) -> tuple[float, float]:
 
     some = list(itertools.islice(dependents, LOOKED_AT))
     made = sum(map(share, some))
-    if some:
+    if len(some) == 1:
+        output = max(output, made)
+    elif some:
         made *= len(dependents) / len(some)
     return output, made

@@ -362,9 +362,15 @@ class Lane:
         spans = self._spans
         priority = priority_of(ts)
         n = bisect.bisect(spans, priority, key=priority_of)
-        if not n or priority > spans[n - 1].end or not spans[n - 1].adopt(ts, cell):
+        if n and priority <= spans[n - 1].end:
+            family = spans[n - 1]
+        elif n < len(spans) and spans[n].priority < first_use(ts) <= spans[n].end:
+            # It comes before, such as the weights of the first chunk
+            family = spans[n]
+        else:
             return False
-        family = spans[n - 1]
+        if not family.adopt(ts, cell):
+            return False
         if family.worker is not None:
             self._note(cell)
             self._push(family)

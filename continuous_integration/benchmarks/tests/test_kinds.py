@@ -71,6 +71,11 @@ def test_pairs(client: Client, folder: Path) -> None:
     assert run("pairs", client, folder) == sum(range(128))
 
 
+def test_packed_weights(client: Client, folder: Path) -> None:
+    mean = np.average(0.01 * np.arange(72) + 273, weights=np.linspace(1, 2, 72))
+    np.testing.assert_allclose(run("packed-weights", client, folder), mean)
+
+
 def test_columns(client: Client, folder: Path) -> None:
     expected = [
         (20 * tile + 19) / (np.arange(20 * tile, 20 * tile + 20).std() + 1)

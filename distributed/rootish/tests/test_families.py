@@ -78,6 +78,16 @@ def test_output_until_reduced() -> None:
     assert made(small) == (10, 1)
 
 
+@pytest.mark.parametrize("users", [1, 2])
+def test_what_is_made_of_packed_data_takes_its_place(users: int) -> None:
+    """It does if a single task needs it; else the packed data is held as well."""
+    s = Paper()
+    packed = s.add("packed", 0, nbytes=10)
+    for n in range(users):
+        s.add(f"scale-{n}", 1 + n, packed, nbytes=40)
+    assert made(packed) == (10 if users > 1 else 40, 40 * users)
+
+
 def test_what_is_made_of_several_is_shared_out_by_bytes() -> None:
     """A chunk that is multiplied with a few weights is made of the chunk."""
     s = Paper()
@@ -590,6 +600,23 @@ def test_bound_is_of_the_largest_output() -> None:
     assert len(choice.family.cells) == 2 * MOST_AT_ONCE
 
 
+def test_families_of_packed_data_are_as_long_as_others() -> None:
+    """What is made of each is much beside the load, but as much as of any other."""
+    s = Paper(1)
+    loads = [s.add("load", 2 * n, nbytes=10) for n in range(2 * MOST_AT_ONCE)]
+    weights = s.add("weights", 98, nbytes=1)
+    scaled = [
+        s.add("scale", 2 * n + 1, ts, weights, nbytes=40) for n, ts in enumerate(loads)
+    ]
+    s.add("sum", 100, *scaled)
+    # Else it would be one family, up to twice the bound
+    s.add("far", 200, scaled[0], s.add("later", 150))
+    s.enqueue(*loads)
+    choice = s.offer(0)
+    assert choice
+    assert len(choice.family.cells) == MOST
+
+
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize(
     ("pieces", "alone"), [(MOST_AT_ONCE, False), (MOST_AT_ONCE + 1, True)]
@@ -708,6 +735,25 @@ def test_late_weights_join_whatever_may_be_made_of_them() -> None:
     assert s.give(0) is loads[0]
     s.enqueue(*weights)
     assert s.give(0) is weights[0]
+
+
+@pytest.mark.parametrize(
+    ("combined_at", "joins"), [(3, True), (6, True), (7, False), (None, False)]
+)
+def test_late_weights_of_the_first_chunk_join(
+    combined_at: int | None, joins: bool
+) -> None:
+    """They come right before their family, but are combined within it."""
+    s = Paper(2)
+    weights = s.add("weights", 0, nbytes=1)
+    loads = [s.add("load", n, nbytes=10) for n in (1, 2)]
+    s.add("sum", 6, *loads)
+    if combined_at is not None:
+        s.add("use", combined_at, weights, loads[0])
+    s.enqueue(*loads, s.add("last", 1000))
+    assert s.give(0) is loads[0]
+    s.enqueue(weights)
+    assert s.give(1 - joins) is weights
 
 
 @pytest.mark.parametrize("number", [MOST, MOST_AT_ONCE])
