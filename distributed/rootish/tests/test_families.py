@@ -78,6 +78,15 @@ def test_output_until_reduced() -> None:
     assert made(small) == (10, 1)
 
 
+def test_what_many_make_of_an_output() -> None:
+    """More are counted than are looked at."""
+    s = Paper()
+    chunk = s.add("chunk", 0, nbytes=10)
+    for n in range(2 * LOOKED_AT):
+        s.add("use", 1 + n, chunk, nbytes=1)
+    assert made(chunk) == (10, 2 * LOOKED_AT)
+
+
 @pytest.mark.parametrize("users", [1, 2])
 def test_what_is_made_of_packed_data_takes_its_place(users: int) -> None:
     """It does if a single task needs it; else the packed data is held as well."""
@@ -696,6 +705,19 @@ def test_late_members_join(begun: bool) -> None:
         assert s.give(1) is early[1]
     assert s.give(1) is early[2]
     assert s.give(0) is late[0]
+
+
+def test_what_comes_after_a_family_does_not_join() -> None:
+    """It is of another, which any worker may begin."""
+    s = Paper(2)
+    loads = combined(s, 2)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    late = s.add("load", 50, nbytes=10)
+    s.add("sum", 60, late, s.add("load", 51))
+    s.enqueue(late)
+    assert s.give(1) is late
+    assert s.give(0) is loads[1]
 
 
 def test_late_members_go_first() -> None:

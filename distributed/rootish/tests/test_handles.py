@@ -32,7 +32,11 @@ SLOTS = 2
 
 
 def reads(
-    s: Paper, number: int, opening: float, reading: float, kind: str = "netCDF4.Dataset"
+    s: Paper,
+    number: int,
+    opening: float,
+    reading: float,
+    kind: str | None = "netCDF4.Dataset",
 ) -> list[TaskState]:
     """Make reads through a handle that the first worker has opened."""
     handle = s.send(s.add("open", 0, nbytes=1))
@@ -50,10 +54,11 @@ def reads(
         ("netCDF4.Dataset", 0.1, True),
         ("netCDF4.Dataset", 10, False),
         ("dict", 0.1, False),
+        (None, 0.1, False),
         ("numpy.ndarray", 0.1, False),
     ],
 )
-def test_expensive_handle(kind: str, reading: float, beside: bool) -> None:
+def test_expensive_handle(kind: str | None, reading: float, beside: bool) -> None:
     """Reads wait beside a handle that takes longer to make than they do."""
     s = Paper(2)
     tasks = reads(s, 4, 1, reading, kind)
