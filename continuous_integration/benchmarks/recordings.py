@@ -11,7 +11,7 @@ its figures, and a diff tells what changed in which workload. The lines:
 - what was recorded, with how many workers, and the versions that did it;
 - for each operation a line, and under it one line for each task group that is new:
   its keys, what it needs, its order, its kind;
-- of which type the outputs of each task group are, most of them at least;
+- of which type the outputs of each task group are, most of them at least, if known;
 - when the operations came, then the sizes and durations of each task group.
 
 So a workload that is recorded anew changes the last lines, which are measurements, and
@@ -563,10 +563,12 @@ def dumps(recording: Recording) -> str:
     for op in ops:
         lines += _encode_op(catalog, op)
     types = {
-        label: _most_common(recording.outputs[key].typename for key in keys)
+        label: name
         for label, keys in catalog.groups.items()
+        if (name := _most_common(recording.outputs[key].typename for key in keys))
     }
-    lines.append({"types": types})
+    if types:
+        lines.append({"types": types})
     lines.append(
         {
             "after": _pack_words(_round(op.after) for op in ops),

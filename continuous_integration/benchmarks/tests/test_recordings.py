@@ -253,6 +253,23 @@ def test_one_line_for_each_group_and_measurements_apart() -> None:
     assert structure(one) != [json.dumps(line) for line in lines[:-3]]
 
 
+def test_types_of_groups() -> None:
+    """Each has the type that most of its outputs are of, if any is known."""
+    names = ["numpy.ndarray", "float", "float"]
+    outputs: dict[Any, Output] = {
+        ("x", n): Output(8, 0.5, name) for n, name in enumerate(names)
+    }
+    outputs["y-1"] = Output(8, 0.5)
+    nodes = {key: make_node("task", key, []) for key in outputs}
+    graph = Submission(
+        True, 0.0, nodes, ["y-1"], {key: n for n, key in enumerate(nodes)}
+    )
+    text = dumps(Recording("one", 2, 1, [], [graph], outputs))
+    assert '{"types": {"x": "float"}}' in text.splitlines()
+    found = {key: output.typename for key, output in loads(text).outputs.items()}
+    assert found == {**{("x", n): "float" for n in range(3)}, "y-1": ""}
+
+
 # Names
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from dask._task_spec import Task, TaskRef
@@ -390,6 +390,24 @@ async def test_memory_without_a_limit() -> None:
         assert sim.peak == 2**40
         assert not sim.fleet[0].spilled
         assert not sim.fleet[0].paused
+
+
+class Typed(NamedTuple):
+    """What a task gives, of which the type is known as well."""
+
+    nbytes: int
+    seconds: float
+    typename: str
+
+
+@gen_test()
+async def test_types_of_outputs() -> None:
+    typed = Typed(1, 1.0, "netCDF4.Dataset")
+    async with simulated(ONE, {"a": typed, "b": Output(1)}) as sim:
+        sim.submit(graph({"a": "", "b": ""}, "a b"))
+        sim.run()
+        assert sim.scheduler.tasks["a"].type == "netCDF4.Dataset"
+        assert sim.scheduler.tasks["b"].type == "float"
 
 
 # What clients do
