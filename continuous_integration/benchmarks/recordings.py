@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, repeat
@@ -565,7 +566,7 @@ def dumps(recording: Recording) -> str:
     types = {
         label: name
         for label, keys in catalog.groups.items()
-        if (name := _most_common(recording.outputs[key].typename for key in keys))
+        if (name := statistics.mode(recording.outputs[key].typename for key in keys))
     }
     if types:
         lines.append({"types": types})
@@ -587,12 +588,6 @@ def dumps(recording: Recording) -> str:
             }
         )
     return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def _most_common(names: Iterable[str]) -> str:
-    """Return the name that comes most often, the first of several."""
-    [(name, _)] = Counter(names).most_common(1)
-    return name
 
 
 def _round(seconds: float) -> str:

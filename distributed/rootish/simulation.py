@@ -800,7 +800,7 @@ class Simulation:
             for key in message["keys"]:
                 if key in worker.data:
                     self._drop(worker, key)
-                    # It may have been the only one
+                    # It may have been the only copy by then
                     self._report(worker, "release-worker-data", key=key)
         elif op == "acquire-replicas":
             for key, holders in message["who_has"].items():

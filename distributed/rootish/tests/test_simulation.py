@@ -383,6 +383,22 @@ def test_paused_worker_starts_nothing_and_goes_on_later(op: str) -> None:
 
 
 @gen_test()
+async def test_copy_that_is_removed_was_the_only_one() -> None:
+    """The scheduler took it for one of several: it is told, and has it made again."""
+    async with simulated(ONE, {"a": Output(100)}) as sim:
+        sim.submit(graph({"a": ""}, "a"))
+        sim.run()
+        before = sim.spans["a"]
+        [worker] = sim.fleet
+        message = {"op": "remove-replicas", "keys": ["a", "b"], "stimulus_id": "test"}
+        sim.scheduler.stream_comms[worker.address].send(message)
+        sim._deliver()
+        assert not worker.data
+        sim.run(lambda: sim.spans["a"] != before)
+        assert worker.data == {"a": None}
+
+
+@gen_test()
 async def test_memory_without_a_limit() -> None:
     async with simulated(ONE, {"a": Output(2**40)}) as sim:
         sim.submit(graph({"a": ""}, "a"))
