@@ -251,6 +251,8 @@ class Lane:
     beside
         How long it takes to have its inputs elsewhere, in seconds; None if the tasks do
         not wait beside their inputs.
+    helpers
+        Workers without the inputs that have taken a task nevertheless.
     held
         Lines that are held back.
     next
@@ -274,6 +276,7 @@ class Lane:
         "beside",
         "count",
         "held",
+        "helpers",
         "next",
         "pool",
         "prefix",
@@ -282,6 +285,7 @@ class Lane:
     count: int
     prefix: TaskPrefix
     beside: float | None
+    helpers: set[WorkerState]
     held: list[_Line]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
@@ -305,6 +309,7 @@ class Lane:
         self.pool = pool
         self.count = 0
         self.beside = None
+        self.helpers = set()
         self.held = []
         self.next = []
         self.begun = {}

@@ -607,6 +607,8 @@ class Producers(RootishPolicy):
                     share = nbytes / _users_alike(dts, tg.prefix)
                 frees += share
                 if frees >= bound:
+                    if known is None:
+                        self._doubt(tg)
                     facts.count_weighed(True)
                     return CONSUMER
             if len(dts.who_has or ()) < nworkers:
@@ -659,22 +661,29 @@ class Producers(RootishPolicy):
 
         Many were sent at once of which nothing was known, or of which others had small
         outputs. When they turn out to bring in data, those are called back that do not
-        run yet.
+        run yet. So are those that were sent to a few large inputs, and turn out to make
+        little of them: other workers may help.
         """
         late: list[TaskState] = []
         for tg in list(self.unsure):
+            output = mean_output(tg)
             if not tg.states["processing"]:
                 del self.unsure[tg]
-            elif (mean_output(tg) or 0) > HANDLE_BYTES:
+            elif output is None:
+                continue
+            elif output > HANDLE_BYTES:
                 del self.unsure[tg]
-                late += self._call_back(tg)
+                late += self._call_back(tg, PRODUCER)
+            elif tg.rootish_facts.guessed:
+                # Once, as they are judged by what is known from now on
+                late += self._call_back(tg, BESIDE)
         return late
 
-    def _call_back(self, tg: TaskGroup) -> list[TaskState]:
-        """Return the tasks of a group that were sent, if they may run anywhere by now.
+    def _call_back(self, tg: TaskGroup, verdict: Verdict) -> list[TaskState]:
+        """Return the tasks of a group that were sent, if they are judged so by now.
 
-        All but one for each thread, by their priority. Those whose inputs are expensive
-        to move stay where these are.
+        All but one for each thread, by their priority. Those that bring in data, but
+        whose inputs are expensive to move, stay where these are.
         """
         queue: Any = self.state.queued
         late: list[TaskState] = []
@@ -685,7 +694,7 @@ class Producers(RootishPolicy):
                 if ts.group is tg and ts not in ws.long_running
             ]
             sent.sort(key=operator.attrgetter("priority"))
-            if sent and self.verdict(sent[-1]) is not PRODUCER:
+            if sent and self.verdict(sent[-1]) is not verdict:
                 break
             for ts in sent[: ws.nthreads]:
                 queue.note(ts)

@@ -447,14 +447,26 @@ class RootishQueue(MutableSet["TaskState"]):
                     choices.append(choice)
             if choices:
                 return min(choices, key=lambda choice: priority_of(choice.task))
+        return self._choose_helper(idle)
+
+    def _choose_helper(self, idle: set[WorkerState]) -> Choice | None:
+        """Return a task that waits beside its inputs, for a worker without them.
+
+        Whoever has them by now, since it has helped before, is asked first.
+        """
         ws = min(idle, key=_load)
+        best = None
         for lane in self.restricted.values():
-            if lane.beside:
-                patience = self.handles.patience(lane.beside, lane.prefix)
-                enough = lane.count > patience * lane.pool.nthreads
-                if enough and (choice := lane.choose(ws)):
+            if lane.beside is None:
+                continue
+            for helper in sorted(lane.helpers & idle, key=_load):
+                choice = lane.choose(helper)
+                if choice and _has_inputs(helper, choice.task):
                     return choice
-        return None
+            patience = self.handles.patience(lane.beside, lane.prefix)
+            if best is None and lane.count > patience * lane.pool.nthreads:
+                best = lane.choose(ws)
+        return best
 
     def take(self, choice: Choice) -> None:
         """Remove a task that was chosen.
@@ -466,6 +478,8 @@ class RootishQueue(MutableSet["TaskState"]):
         """
         ts, ws, reason, _, lane = choice
         lane.take(choice)
+        if ws not in lane.pool.workers:
+            lane.helpers.add(ws)
         self.chosen[reason] += 1
         if reason != "own":
             self._records.append((ts.key, ws.address, reason))
@@ -809,6 +823,15 @@ def thieves(
         idle = idle & state.idle_task_count
     bound = bound_to(state, ts)
     return idle if bound is None else idle & bound
+
+
+def _has_inputs(ws: WorkerState, ts: TaskState) -> bool:
+    """Whether a worker has all inputs of a task, or is about to."""
+    return all(
+        ws in (dts.who_has or ())
+        or any(dts in other.dependencies for other in ws.processing)
+        for dts in ts.dependencies
+    )
 
 
 def _load(ws: WorkerState) -> float:

@@ -2047,6 +2047,27 @@ def test_small_outputs_come_first() -> None:
     assert s.rootish_policy.overdue() == reads[3:20]
 
 
+@pytest.mark.parametrize("output", [100, 2 * MIB])
+def test_few_large_inputs_of_much_work(output: int) -> None:
+    """What makes little of them comes back, once, so that idle workers may help.
+
+    What cuts them up stays beside them.
+    """
+    s = Paper(4)
+    splits = [s.send(s.add("split", n)) for n in range(2)]
+    fits = [s.add("fit", 2 + n, splits[n % 2]) for n in range(40)]
+    s.finish(*splits, nbytes=20 * MIB)
+    for split in splits:
+        split.group.rootish_facts.verdict = FEW
+    send_all(s, fits)
+    assert not s.rootish_policy.overdue()
+    s.finish(fits[0], nbytes=output)
+    is_small = output < MIB
+    assert s.rootish_policy.overdue() == (fits[2:] if is_small else [])
+    assert not s.rootish_policy.overdue()
+    assert s.rootish_policy.verdict(fits[-1]) is (BESIDE if is_small else CONSUMER)
+
+
 def test_nothing_is_kept_of_groups_that_are_done() -> None:
     s = Paper(2)
     tasks = in_memory(s, 8)
