@@ -23,7 +23,8 @@ the rest: the mean output of a group that pads chunks is not that of an edge.
 As long as no output of a group is known, its tasks are taken for loads if nothing that
 they depend on is data, and for consumers otherwise. They are judged again when more is
 known: those that are queued when they leave the queue, and those that were sent, and
-may have to come back, when the group turns out to bring in data.
+may have to come back, when the group turns out to bring in data, or to make little of
+a few large inputs.
 
 Every other task is sent, as soon as it can run, to a worker that holds its inputs. Who
 wrote the loader, how many groups it depends on, how long its tasks take and how busy
