@@ -459,7 +459,7 @@ class RootishQueue(MutableSet["TaskState"]):
         for lane in self.restricted.values():
             if lane.beside is None:
                 continue
-            for helper in sorted(lane.helpers & idle, key=_load):
+            if helper := min(lane.helpers & idle, key=_load, default=None):
                 choice = lane.choose(helper)
                 if choice and _has_inputs(helper, choice.task):
                     return choice
