@@ -251,8 +251,8 @@ class Lane:
     beside
         How long it takes to have its inputs elsewhere, in seconds; None if the tasks do
         not wait beside their inputs.
-    helpers
-        Workers without the inputs that have taken a task nevertheless.
+    served
+        Workers that have got a task of it.
     held
         Lines that are held back.
     next
@@ -276,16 +276,16 @@ class Lane:
         "beside",
         "count",
         "held",
-        "helpers",
         "next",
         "pool",
         "prefix",
+        "served",
     )
 
     count: int
     prefix: TaskPrefix
     beside: float | None
-    helpers: set[WorkerState]
+    served: set[WorkerState]
     held: list[_Line]
     next: list[Family]
     begun: dict[WorkerState, list[Family]]
@@ -309,7 +309,7 @@ class Lane:
         self.pool = pool
         self.count = 0
         self.beside = None
-        self.helpers = set()
+        self.served = set()
         self.held = []
         self.next = []
         self.begun = {}

@@ -459,10 +459,10 @@ class RootishQueue(MutableSet["TaskState"]):
         for lane in self.restricted.values():
             if lane.beside is None:
                 continue
-            if helper := min(lane.helpers & idle, key=_load, default=None):
-                choice = lane.choose(helper)
-                if choice and _has_inputs(helper, choice.task):
-                    return choice
+            helper = min(lane.served & idle, key=_load, default=None)
+            choice = lane.choose(helper) if helper else None
+            if choice and _has_inputs(choice):
+                return choice
             patience = self.handles.patience(lane.beside, lane.prefix)
             if best is None and lane.count > patience * lane.pool.nthreads:
                 best = lane.choose(ws)
@@ -478,8 +478,7 @@ class RootishQueue(MutableSet["TaskState"]):
         """
         ts, ws, reason, _, lane = choice
         lane.take(choice)
-        if ws not in lane.pool.workers:
-            lane.helpers.add(ws)
+        lane.served.add(ws)
         self.chosen[reason] += 1
         if reason != "own":
             self._records.append((ts.key, ws.address, reason))
@@ -825,13 +824,11 @@ def thieves(
     return idle if bound is None else idle & bound
 
 
-def _has_inputs(ws: WorkerState, ts: TaskState) -> bool:
-    """Whether a worker has all inputs of a task, or is about to."""
-    return all(
-        ws in (dts.who_has or ())
-        or any(dts in other.dependencies for other in ws.processing)
-        for dts in ts.dependencies
-    )
+def _has_inputs(choice: Choice) -> bool:
+    """Whether the worker has all inputs of the task, or is about to."""
+    ws = choice.worker
+    coming = set().union(*[other.dependencies for other in ws.processing])
+    return all(dts in coming or dts in ws.has_what for dts in choice.task.dependencies)
 
 
 def _load(ws: WorkerState) -> float:

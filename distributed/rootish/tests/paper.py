@@ -213,9 +213,9 @@ class Paper(SchedulerState):
             ws.processing.discard(ts)
             ws.long_running.discard(ts)
             self.move(ts, "memory")
-            ts.who_has = {ws}
             ts.group.add_type("bytes")
             ts.set_nbytes(nbytes)
+            self.add_replica(ts, ws)
             for dts in ts.dependencies:
                 if dts.waiters:
                     dts.waiters.discard(ts)
@@ -226,7 +226,7 @@ class Paper(SchedulerState):
     def release(self, ts: TaskState) -> None:
         """Let workers forget an output that is not needed any more."""
         self.move(ts, "released")
-        ts.who_has = None
+        self.remove_all_replicas(ts)
 
     def forget(self, ts: TaskState) -> Key:
         """Cancel a task that is queued."""

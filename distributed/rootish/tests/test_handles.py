@@ -10,9 +10,9 @@ from dask import delayed
 
 from distributed import Event, wait
 from distributed.rootish.handles import place_beside
-from distributed.rootish.lanes import beside
+from distributed.rootish.lanes import Lane, beside
 from distributed.rootish.policy import BESIDE, PRODUCER, Verdict
-from distributed.rootish.queue import _has_inputs, thieves
+from distributed.rootish.queue import thieves
 from distributed.rootish.tests.paper import Paper
 from distributed.rootish.tests.utils import (
     CHUNK_NBYTES,
@@ -180,20 +180,60 @@ def test_others_help() -> None:
     assert s.give(0)
 
 
-def test_who_has_helped_is_asked_first() -> None:
+@pytest.mark.parametrize("done", [True, False])
+def test_who_has_helped_is_asked_first(done: bool) -> None:
     """Another worker would make the handle once more, though it is less busy."""
     s = Paper(4)
-    s.enqueue(*reads(s, 20, 1, 0.1))
+    tasks = reads(s, 20, 1, 0.1)
+    s.enqueue(*tasks)
     _, one, other, _ = s.all
-    assert s.give(1)
+    first = s.give(1)
+    assert first
+    if done:
+        [handle] = first.dependencies
+        s.add_replica(handle, one)
+        s.finish(first, nbytes=CHUNK_NBYTES)
+        s.send(s.add("busy", 100), one)
     s.idle_task_count = {one, other}
-    for _ in range(2):
-        choice = s.queue.choose()
-        assert choice
-        assert choice.worker is one
-        s.queue.take(choice)
-        s.send(choice.task, one)
-    assert not _has_inputs(other, choice.task)
+    choice = s.queue.choose()
+    assert choice
+    assert choice.worker is one
+
+
+def test_who_has_helped_has_another_handle() -> None:
+    """It does not go on with reads for which it would have to make one more."""
+    s = Paper(4)
+    tasks = reads(s, 20, 1, 0.1)
+    spare = round(1 / 0.1)
+    [handle] = tasks[0].dependencies
+    other = s.send(s.add("open", 100))
+    s.finish(other, nbytes=100)
+    other.type = handle.type
+    for ts in tasks[-spare:]:
+        ts.dependencies.discard(handle)
+        handle.dependents.discard(ts)
+        ts.add_dependency(other)
+    s.enqueue(*tasks)
+    assert [s.give(1) for _ in tasks[spare:]] == tasks[:-spare]
+    assert s.give(1) is None
+
+
+def test_first_of_those_that_may_be_helped() -> None:
+    """What waits beside another worker is left to it as long as the first has more."""
+    s = Paper(3)
+    tasks = reads(s, 40, 1, 0.1)
+    [handle] = tasks[0].dependencies
+    s.add_replica(handle, s.all[2])
+    s.enqueue(*tasks)
+    assert s.give(1) is tasks[0]
+
+
+def test_nobody_helps_with_what_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Paper(4)
+    s.enqueue(*reads(s, 20, 1, 0.1))
+    assert s.give(1)
+    monkeypatch.setattr(Lane, "choose", lambda self, ws: None)
+    assert s.offer(1) is None
 
 
 def test_copies_share_the_reads() -> None:

@@ -680,9 +680,9 @@ def test_of_several_holders_the_first_to_start() -> None:
     for n in range(12):
         chunk = s.send(s.add("chunk", n))
         s.finish(chunk, nbytes=random.randrange(900 * KIB, MIB))
-        chunk.who_has = set(random.sample(s.all, random.choice([1, 1, 2, 3])))
-        for ws in chunk.who_has:
-            ws._has_what[chunk] = None
+        s.remove_all_replicas(chunk)
+        for ws in random.sample(s.all, random.choice([1, 1, 2, 3])):
+            s.add_replica(chunk, ws)
         chunks.append(chunk)
     chosen = set()
     for n in range(100):
@@ -2066,6 +2066,7 @@ def test_few_large_inputs_of_much_work(output: int) -> None:
     assert s.rootish_policy.overdue() == (fits[2:] if is_small else [])
     assert not s.rootish_policy.overdue()
     assert s.rootish_policy.verdict(fits[-1]) is (BESIDE if is_small else CONSUMER)
+    assert bool(s.rootish_policy.unsure) is is_small
 
 
 def test_nothing_is_kept_of_groups_that_are_done() -> None:
