@@ -220,11 +220,12 @@ def test_who_has_helped_has_another_handle() -> None:
 
 def test_first_of_those_that_may_be_helped() -> None:
     """What waits beside another worker is left to it as long as the first has more."""
-    s = Paper(3)
-    tasks = reads(s, 40, 1, 0.1)
+    s = Paper(4)
+    tasks = reads(s, 24, 1, 0.1)
     [handle] = tasks[0].dependencies
     s.add_replica(handle, s.all[2])
     s.enqueue(*tasks)
+    assert len(s.queue.restricted) == 2
     assert s.give(1) is tasks[0]
 
 
