@@ -710,9 +710,18 @@ class Lane:
         yield from {line: None for _, _, line in self._tops}
 
 
-def beside(ws: WorkerState) -> Restrictions:
-    """Return what restricts tasks that wait beside a handle on a worker."""
-    return Restrictions(frozenset({ws.address}), beside=True)
+def beside(ws: WorkerState, seconds: float = 0) -> Restrictions:
+    """Return what restricts tasks that wait beside a handle on a worker.
+
+    Parameters
+    ----------
+    ws
+        The worker.
+    seconds
+        How long it takes to have the handle elsewhere. If that is infinite, it is as if
+        the tasks were restricted to the worker, and nobody helps.
+    """
+    return Restrictions(frozenset({ws.address}), beside=seconds < math.inf)
 
 
 def restrictions_of(ts: TaskState) -> Restrictions | None:

@@ -239,13 +239,14 @@ class RootishQueue(MutableSet["TaskState"]):
         restrictions = restrictions_of(value)
         home = self.handles.home(value, self.restricted)
         if home:
-            restrictions = beside(home[0])
+            restrictions = beside(*home)
         if restrictions is not None:
             found = self.restricted.get(restrictions)
             if found is None:
                 found = self._open_lane(restrictions)
             lane = found
-            if home:
+            if restrictions.beside:
+                assert home
                 lane.beside = home[1]
         cell: Cell = [value, self.kind_of(value)]
         self._cells[value] = cell, lane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -218,6 +219,21 @@ def test_who_has_helped_has_another_handle() -> None:
     assert s.give(1) is None
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_helps_with_what_cannot_be_sent(first: bool) -> None:
+    """But with reads that wait beside another handle on the same worker."""
+    s = Paper(4)
+    tasks = reads(s, 20, 1, 0.1)
+    lock = s.send(s.add("lock", 0))
+    s.finish(lock, nbytes=100)
+    lock.type = "threading.Lock"
+    s.queue.handles.bound.add(("lock", lock.type))
+    bound = [s.add("read", n + 100 - 200 * first, lock) for n in range(20)]
+    s.enqueue(*bound, *tasks)
+    s.enqueue(s.add("read", 1000, lock))
+    assert s.give(1) is tasks[0]
+
+
 def test_first_of_those_that_may_be_helped() -> None:
     """What waits beside another worker is left to it as long as the first has more."""
     s = Paper(4)
@@ -339,7 +355,7 @@ def test_what_failed_with_it_is_not_bound() -> None:
         s.queue.refuse(dts.key, s.all[1].address, "fetch", FAILURE)
     assert s.queue.handles.bound == {("lock", "threading.Lock")}
     # What is queued already waits beside the lock from now on
-    assert [*s.queue.restricted] == [beside(s.all[0])]
+    assert [*s.queue.restricted] == [beside(s.all[0], math.inf)]
     assert s.give(1) is None
     assert s.give(0) is queued
     # Nor is it stolen from where the lock is
