@@ -828,8 +828,9 @@ def thieves(
 def _has_inputs(choice: Choice) -> bool:
     """Whether the worker has all inputs of the task, or is about to."""
     ws = choice.worker
-    coming = set().union(*[other.dependencies for other in ws.processing])
-    return all(dts in coming or dts in ws.has_what for dts in choice.task.dependencies)
+    return all(
+        dts in ws.has_what or dts in ws.needs_what for dts in choice.task.dependencies
+    )
 
 
 def _load(ws: WorkerState) -> float:
