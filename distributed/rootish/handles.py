@@ -114,7 +114,7 @@ class Handles:
         -------
         tuple of WorkerState and float, or None
             The worker, and how long it takes to have the inputs elsewhere, in seconds;
-            see :meth:`patience`. None if the task may as well run there.
+            infinite if they cannot be sent. None if the task may as well run there.
         """
         if self.is_bound(ts):
             if holders := self.holders(ts):
