@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.policy import (
     LOOKED_AT,
+    SMALL_PART,
     UNKNOWN_OUTPUT,
     expected_output,
     mean_output,
@@ -363,13 +364,21 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
     """Return the priority of the task that combines another with all that it needs.
 
     Chunks that are combined with those of another field are so with their neighbors
-    next. That of ``ts`` if another use needs tasks that come later, as in a stencil, or
-    if something more urgent is needed that is not there yet.
+    next. So is what a stencil makes of them, and if that is large, they are together
+    for it. That of ``ts`` if another use needs tasks that come later, or if something
+    more urgent is needed that is not there yet.
     """
     whole = priority_of(ts)
+    # What is combined has to be larger
+    bound = -1.0
     reductions = zip(_reductions(ts, min), _reductions(ts, max))
     for (first, before), (last, _) in itertools.islice(reductions, 2):
         if _last_needed(first) != _last_needed(last):
+            if first.prefix is not last.prefix:
+                break
+            bound = SMALL_PART * (expected_output(ts) or 0)
+            continue
+        if (mean_output(before.group) or 0) <= bound:
             break
         some = itertools.islice(first.waiting_on or (), LOOKED_AT)
         more_urgent = (dts for dts in some if priority_of(dts) < priority_of(ts))

@@ -497,6 +497,31 @@ def test_what_is_needed_again_is_no_longer_family() -> None:
     assert reach_of(loads[0], 2).whole == loads[0].priority
 
 
+@pytest.mark.parametrize(
+    "use, nbytes, together",
+    [("change", 10, True), ("change", 1, False), ("change", None, False)]
+    + [("other", 10, False)],
+)
+def test_what_stencils_make_is_combined_next(
+    use: str, nbytes: int | None, together: bool
+) -> None:
+    """If it is large, chunks stay together for it, as for the deviation of changes."""
+    s = Paper(2)
+    chunks = [s.add("load", n, nbytes=10) for n in range(0, 60, 10)]
+    parts = [
+        s.add(
+            "square",
+            n + 2,
+            s.add(use if n == 10 else "change", n + 1, *chunks[n // 10 - 1 :][:2]),
+            nbytes=nbytes,
+        )
+        for n in range(10, 60, 10)
+    ]
+    total = s.add("sum", 55, *parts)
+    whole = reach_of(chunks[1], 2).whole
+    assert whole == (total if together else chunks[1]).priority
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_each_worker_has_its_share_of_what_is_held(workers: int) -> None:
     """Until a mean of all is there, it makes no difference for memory who has what."""
