@@ -8,7 +8,9 @@ neighbor of the next, and a chunk with its weights and its mask are all stretche
 
 What bounds a family is memory: until it is combined, its worker holds what its tasks
 have made, and so does every other worker. Everything here is counted in bytes. Where
-being longer costs no memory, a family may be longer (:class:`Reach`).
+being longer costs no memory, a family may be longer: for what has to be held in any
+case (:class:`Reach`), and for partial results, which take the place of what was loaded
+for them (:class:`Draft`). But no worker takes more than its share of what is left.
 
 Whatever looks at other tasks looks at :data:`LOOKED_AT` of them at most, so that its
 cost does not grow with the graph.
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
     from distributed.rootish.backpressure import Kind
     from distributed.scheduler import TaskGroup, TaskState, WorkerState
 
-#: What the tasks of a family may load before it is combined, and what may be made of
-#: that, as a multiple of the largest output among them. As much again may be loaded for
-#: what is combined at once, or becomes ready late.
+#: What the tasks of a family may load before it is combined, what may be made of that,
+#: and to what they may be combined, as a multiple of the largest output among them. As
+#: much again may be loaded for what is combined at once, or becomes ready late.
 FAMILY_OUTPUT = 4.6
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
@@ -153,6 +155,142 @@ class Family:
         ):
             n -= 1
         cells.insert(n, cell)
+        return True
+
+
+class Draft:
+    """A family that is being made, to tell whether the next task is of it.
+
+    It ends where its outputs are combined, or where they would be more than its bound.
+    If what they are combined to is neither small nor too much, it goes on with what
+    that is combined with, one group of tasks after the other: by then the loads of the
+    group before are freed, so that no more of them are in memory at once.
+
+    Parameters
+    ----------
+    ts
+        Its first task.
+    end
+        Up to where tasks are neighbors of those in the family made before.
+    workers
+        How many workers may run the tasks.
+
+    Attributes
+    ----------
+    end
+        Up to where tasks are neighbors.
+    largest
+        Bytes of the largest output.
+    most
+        Bytes of all outputs, at most, that are combined at once.
+    """
+
+    __slots__ = (
+        "_first",
+        "_last",
+        "_loaded",
+        "_made",
+        "_members",
+        "_number",
+        "_partials",
+        "_reach",
+        "_start",
+        "_whole",
+        "_workers",
+        "end",
+        "largest",
+        "most",
+    )
+
+    end: tuple[float, ...]
+    largest: float
+    most: float
+    _start: TaskState
+    #: Of the group of tasks that are combined next
+    _first: TaskState
+    _last: TaskState
+    _number: int
+    _loaded: float
+    _made: float
+    _reach: Reach | None
+    #: How many tasks of one kind meet at the end
+    _members: int
+    #: Bytes that groups before were combined to
+    _partials: float
+    #: Up to where what groups are combined to is combined with each other
+    _whole: tuple[float, ...]
+    _workers: int
+
+    def __init__(self, ts: TaskState, end: tuple[float, ...], workers: int):
+        self._start = self._first = self._last = ts
+        self._number = self._members = 1
+        self._loaded, self._made = output_until_reduced(ts)
+        self.largest = self.most = self._loaded
+        self._partials = 0.0
+        self._reach = None
+        self._workers = workers
+        if priority_of(ts) > end:
+            end, self._members = end_of_family(ts, 1)
+        self.end = self._whole = end
+
+    def takes(self, ts: TaskState) -> bool:
+        """Take the next task, if it is of the family; return whether it is.
+
+        Parameters
+        ----------
+        ts
+            The task that comes next in the queue.
+        """
+        if is_cut_up(self._first) or is_cut_up(ts):
+            return False
+        if priority_of(ts) > self.end and not self._goes_on(ts):
+            return False
+        output, makes = output_until_reduced(ts)
+        largest = max(self.largest, output)
+        loaded = self._loaded + output
+        made = self._made + makes
+        bound = FAMILY_OUTPUT * largest
+        if loaded > bound or made > bound:
+            if self._reach is None:
+                self._reach = reach_of(self._first, self._workers)
+            if not self._reach.covers(ts, loaded <= 2 * bound):
+                return False
+        self.largest = largest
+        self._loaded = loaded
+        self._made = made
+        self.most = max(self.most, loaded)
+        self._last = ts
+        self._number += 1
+        return True
+
+    def _goes_on(self, ts: TaskState) -> bool:
+        """Whether the family goes on with ``ts``, after all that is combined first."""
+        if self._number < self._members:
+            # Others of it are not ready yet
+            return False
+        if self._whole == self.end:
+            self._whole, self._members = end_of_family(self._last, 2)
+        if priority_of(ts) > self._whole:
+            return False
+        last = self._last
+        # What is not combined is held as it is
+        reduction, _ = next(_reductions(last, max), (last, last))
+        partial = expected_output(reduction) or 0.0
+        if partial <= SMALL_PART * self.largest:
+            self.end = self._whole
+            return True
+        self._partials += partial
+        held = self._partials + partial
+        bound = FAMILY_OUTPUT * self.largest
+        if held > bound:
+            reach = reach_of(self._start, self._workers)
+            if not reach.covers(ts, held <= 2 * bound):
+                return False
+        self._first = ts
+        self._number = 0
+        self._loaded = self._made = 0.0
+        self._reach = None
+        self.end, self._members = end_of_family(ts, 1)
         return True
 
 

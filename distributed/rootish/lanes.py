@@ -19,16 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.backpressure import Kind, is_chain, kind_of
 from distributed.rootish.families import (
-    FAMILY_OUTPUT,
     Cell,
+    Draft,
     Family,
-    end_of_family,
     first_use,
     graph_of,
-    is_cut_up,
-    output_until_reduced,
     priority_of,
-    reach_of,
 )
 
 if TYPE_CHECKING:
@@ -374,9 +370,11 @@ class Lane:
             family = spans[n]
         else:
             return False
-        if not family.adopt(ts, cell):
+        begun = family.worker is not None
+        # What is held back waits for all of its kind
+        if (begun and self._is_held(ts, cell[1])) or not family.adopt(ts, cell):
             return False
-        if family.worker is not None:
+        if begun:
             self._note(cell)
             self._push(family)
         return True
@@ -641,42 +639,19 @@ class Lane:
         line
             What :meth:`_top` has returned.
         """
-        cell = line.pop()
-        cells = [cell]
-        ts = last = cell[0]
+        cells = [line.pop()]
+        ts = cells[0][0]
+        workers = len(self.pool.workers)
+        draft = Draft(ts, self._end, workers)
         after = None
-        loaded, made = output_until_reduced(ts)
-        largest = loaded
-        end = self._end
-        members = 1
-        if priority_of(ts) > end:
-            end, members = end_of_family(ts, 1)
-        reach = None
-        alone = is_cut_up(ts)
         while (more := self._top()) and (after := more.head()):
-            if alone or is_cut_up(after):
+            # The others have their share of what is left as well
+            if len(cells) * workers >= self.count or not draft.takes(after):
                 break
-            if priority_of(after) > end:
-                if len(cells) < members:
-                    # Others of the family are not ready yet
-                    break
-                end, members = end_of_family(last, 2)
-                if priority_of(after) > end:
-                    break
-            output, makes = output_until_reduced(after)
-            bound = FAMILY_OUTPUT * max(largest, output)
-            if loaded + output > bound or made + makes > bound:
-                if reach is None:
-                    reach = reach_of(ts, len(self._queue.state.running))
-                if not reach.covers(after, loaded + output <= 2 * bound):
-                    break
-            largest = max(largest, output)
-            loaded += output
-            made += makes
             cells.append(more.pop())
-            last = after
         else:
             after = None
+        last = cells[-1][0]
         if (
             after
             and len(cells) > 1
@@ -691,10 +666,10 @@ class Lane:
                 last = cells[-1][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break
-        self._end = end
+        self._end = end = draft.end
         if after and priority_of(after) <= end:
             end = priority_of(last)
-        family = Family(cells, end, largest, loaded)
+        family = Family(cells, end, draft.largest, draft.most)
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family

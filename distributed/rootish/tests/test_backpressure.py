@@ -667,7 +667,7 @@ def test_only_chains_are_counted() -> None:
 def test_held_back_or_not_it_joins_a_family_that_is_not_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    s = Paper(2)
+    s = Paper(1)
     loads = [s.add("load", n, nbytes=CHUNK_NBYTES) for n in range(4)]
     s.add("sum", 4, *loads, nbytes=1)
     s.enqueue(loads[0], loads[3])

@@ -24,6 +24,7 @@ from distributed.rootish.policy import (
     PRODUCER,
     UNKNOWN_OUTPUT,
 )
+from distributed.rootish.queue import RootishQueue
 from distributed.rootish.simulation import Cluster
 from distributed.rootish.tests import utils
 from distributed.rootish.tests.paper import Paper
@@ -48,6 +49,11 @@ OFF = {"distributed.scheduler.rootish-co-assignment": False}
 MOST = int(FAMILY_OUTPUT)
 MOST_AT_ONCE = int(2 * FAMILY_OUTPUT)
 MOST_LATE = int(FAMILY_OUTPUT)
+
+
+def rest(s: Paper) -> list[TaskState]:
+    """Return so many tasks of a later graph that no family has its worker's share."""
+    return [s.add("rest", n, graph=9) for n in range(64)]
 
 
 # -- Facts ---------------------------------------------------------------------------
@@ -419,7 +425,7 @@ def test_family_that_makes_much_is_short() -> None:
         for i in range(MOST)
     ]
     s.add("sum", 100, *large)
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[1]
 
@@ -447,6 +453,84 @@ def test_what_is_combined_at_once_is_one_family(nbytes: int | None) -> None:
     s.enqueue(*loads)
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[MOST_AT_ONCE]
+
+
+def in_pairs(s: Paper, number: int, nbytes: int, partial: int) -> list[TaskState]:
+    """Return so many loads that are combined in pairs, and the pairs all at once."""
+    loads, pairs = [], []
+    for n in range(0, 2 * number, 4):
+        pair = [s.add("load", n + i, nbytes=nbytes) for i in range(2)]
+        pairs.append(s.add("pair", n + 2, *pair, nbytes=partial))
+        loads += pair
+    s.add("total", 2 * number, *pairs, s.add("late", 2 * number - 1))
+    return loads
+
+
+@pytest.mark.parametrize(
+    ("partial", "number"), [(10, 2 * MOST), (15, 6), (16, 4), (1, MOST)]
+)
+def test_family_goes_on_with_what_is_combined_next(partial: int, number: int) -> None:
+    """As long as partial results are within the bound, too; if small, loads count."""
+    s = Paper(2)
+    loads = in_pairs(s, 12, 10, partial)
+    s.enqueue(*loads, *rest(s))
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[number]
+
+
+def test_partial_results_of_all_that_is_combined_at_once() -> None:
+    """They may be twice the bound, as loads may."""
+    s = Paper(2)
+    pairs = []
+    for n in range(0, 4 * MOST_AT_ONCE, 4):
+        pair = s.add("load", n, nbytes=10), s.add("mask", n + 1, nbytes=9)
+        s.add("apply", n + 2, *pair, nbytes=10)
+        pairs.append(pair)
+    s.add("sum", 100, *[next(iter(load.dependents)) for load, _ in pairs])
+    after = s.add("load", 200, nbytes=10)
+    s.add("other", 201, after)
+    s.enqueue(*[ts for pair in pairs for ts in pair], after, *rest(s))
+    assert s.give(0) is pairs[0][0]
+    assert s.give(1) is after
+
+
+def test_what_is_not_combined_is_a_partial_result() -> None:
+    """It is held as it is, and counts as that."""
+    s = Paper(2)
+    loads = in_pairs(s, 12, 10, 10)
+    results = [s.add("load", n + 0.5, nbytes=10) for n in (4, 5)]
+    s.enqueue(*loads, *results, *rest(s))
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[2 * MOST]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_others_have_their_share_of_what_is_left(workers: int) -> None:
+    """A family is not longer than that, though it would be within its bound."""
+    s = Paper(workers)
+    loads = combined(s, MOST)
+    s.enqueue(*loads)
+    assert s.give(0) is loads[0]
+    # Rounded up
+    assert s.give(1) is loads[2]
+
+
+def test_what_is_held_back_does_not_join_a_family_that_was_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would count as given out, and nothing before it were held back."""
+    s = Paper(1)
+    loads = [s.add("load", n, nbytes=10) for n in range(4)]
+    s.add("sum", 4, *loads)
+    s.enqueue(loads[0], loads[3])
+    assert s.give(0) is loads[0]
+    [family] = s.queue.open.begun[s.all[0]]
+    monkeypatch.setattr(RootishQueue, "is_held", lambda *of: True)
+    s.enqueue(loads[1])
+    assert [cell[0] for cell in family.cells if cell] == [loads[3]]
+    monkeypatch.setattr(RootishQueue, "is_held", lambda *of: False)
+    s.enqueue(loads[2])
+    assert family.head() is loads[2]
 
 
 def test_what_is_combined_with_more_urgent_tasks() -> None:
@@ -498,9 +582,13 @@ def test_what_is_needed_again_is_no_longer_family() -> None:
 
 
 @pytest.mark.parametrize(
-    "use, nbytes, together",
-    [("change", 10, True), ("change", 1, False), ("change", None, False)]
-    + [("other", 10, False)],
+    ("use", "nbytes", "together"),
+    [
+        ("change", 10, True),
+        ("change", 1, False),
+        ("change", None, False),
+        ("other", 10, False),
+    ],
 )
 def test_what_stencils_make_is_combined_next(
     use: str, nbytes: int | None, together: bool
@@ -555,7 +643,7 @@ def test_share_is_what_is_combined_first_at_least() -> None:
     for n, ts in enumerate(loads):
         # So much is made of a load that there is no room for another
         s.add("square", 150 + n / 100, ts, nbytes=40)
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[4]
 
@@ -588,12 +676,12 @@ def test_what_is_combined_first_is_not_torn(other: bool) -> None:
         if other:
             for i, ts in enumerate(names, 50 + n):
                 counts.append(s.add("count", i, ts, nbytes=1))
-        sums.append(s.add("sum", n + 9, *names, nbytes=10))
+        sums.append(s.add("sum", n + 9, *names, nbytes=1))
         loads += three
     s.add("total", 100, *sums)
     if other:
         s.add("all", 101, *counts)
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[3]
     assert [s.give(0) for _ in range(3)] == [*loads[1:3], loads[6]]
@@ -627,7 +715,7 @@ def test_bound_is_of_the_largest_output() -> None:
         s.add("apply", n + 2, *pair, nbytes=100)
         tasks += pair
     s.add("sum", 100, *(next(iter(ts.dependents)) for ts in tasks[::2]))
-    s.enqueue(*tasks)
+    s.enqueue(*tasks, *rest(s))
     choice = s.offer(0)
     assert choice
     assert choice.task is tasks[0]
@@ -666,7 +754,7 @@ def test_chunks_that_are_cut_into_many_pieces(
     for n in range(pieces - 1):
         cut = s.add("cut", 30 + n, loads[place])
         s.add("edge", 60 + n, cut, s.add("other", 50))
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     choice = s.offer(0)
     assert choice
     assert len(choice.family.cells) == (1 if alone else 4)
@@ -736,7 +824,7 @@ def test_what_comes_after_a_family_does_not_join() -> None:
     """It is of another, which any worker may begin."""
     s = Paper(2)
     loads = combined(s, 2)
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     late = s.add("load", 50, nbytes=10)
     s.add("sum", 60, late, s.add("load", 51))
@@ -796,8 +884,9 @@ def test_late_weights_of_the_first_chunk_join(
     loads = [s.add("load", n, nbytes=10) for n in (1, 2)]
     s.add("sum", 6, *loads)
     if combined_at is not None:
-        s.add("use", combined_at, weights, loads[0])
-    s.enqueue(*loads, s.add("last", 1000))
+        chunk = loads[0] if joins else s.add("other", 6.5, nbytes=1)
+        s.add("use", combined_at, weights, chunk)
+    s.enqueue(*loads, s.add("last", 1000), *rest(s))
     assert s.give(0) is loads[0]
     s.enqueue(weights)
     assert s.give(1 - joins) is weights
@@ -810,7 +899,7 @@ def test_late_members_and_what_is_combined_at_once_share_a_bound(number: int) ->
     loads = [s.add("load", 2 * n, nbytes=10) for n in range(number)]
     late = s.add("load", 1, nbytes=10)
     s.add("sum", 100, *loads, late)
-    s.enqueue(*loads)
+    s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     s.enqueue(late)
     [family] = s.queue.open.begun[s.all[0]]
