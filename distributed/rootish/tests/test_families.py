@@ -52,8 +52,8 @@ MOST_LATE = int(FAMILY_OUTPUT)
 
 
 def rest(s: Paper) -> list[TaskState]:
-    """Return so many tasks of a later graph that no family has its worker's share."""
-    return [s.add("rest", n, graph=9) for n in range(64)]
+    """Return so many tasks that come last that no family has its worker's share."""
+    return [s.add("rest", 5000 + n) for n in range(64)]
 
 
 # -- Facts ---------------------------------------------------------------------------
@@ -425,6 +425,8 @@ def test_family_that_makes_much_is_short() -> None:
         for i in range(MOST)
     ]
     s.add("sum", 100, *large)
+    # Else it would be one family, up to twice the bound
+    s.add("far", 200, large[MOST - 1], s.add("later", 150))
     s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[1]
@@ -502,6 +504,38 @@ def test_what_is_not_combined_is_a_partial_result() -> None:
     s.enqueue(*loads, *results, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[2 * MOST]
+
+
+def test_family_ends_where_others_are_not_ready_yet() -> None:
+    """What combines it waits for these, and no other family for this one."""
+    s = Paper(2)
+    loads = combined(s, 4, 4, 4)
+    s.enqueue(*loads[:3], *loads[4:], *rest(s))
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[4]
+
+
+def test_rest_of_what_is_combined_goes_on() -> None:
+    """A family that begins amid what is combined at once has the same end."""
+    s = Paper(3)
+    loads = combined(s, MOST_AT_ONCE + 3, 2, 12)
+    s.enqueue(*loads, *rest(s))
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[MOST_AT_ONCE]
+    assert s.give(2) is loads[MOST_AT_ONCE + 5]
+
+
+def test_late_members_of_a_family_that_was_long_before() -> None:
+    """What was above the bound in any group of it is not there for them."""
+    s = Paper(2)
+    loads = combined(s, MOST_AT_ONCE, 2)
+    late = s.add("load", MOST_AT_ONCE + 2.5, nbytes=10)
+    s.enqueue(*loads, *rest(s))
+    assert s.give(0) is loads[0]
+    [family] = s.queue.open.begun[s.all[0]]
+    assert family.cells[0][0] is loads[-1]
+    s.enqueue(late)
+    assert all(cell[0] is not late for cell in family.cells if cell)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
