@@ -406,7 +406,7 @@ def end_of_family(ts: TaskState, reductions: int) -> tuple[tuple[float, ...], in
 
 
 def is_cut_up(ts: TaskState) -> bool:
-    """Whether an output is cut into more pieces than the longest family has outputs.
+    """Whether an output is cut into more pieces than twice the bound of a family.
 
     As in a stencil in three dimensions. Each piece is combined with those of other
     chunks. Most are thin, and little is moved if they are on other workers, but many
