@@ -61,7 +61,7 @@ class Family:
     largest
         Bytes of the largest output among them.
     loaded
-        Bytes of all their outputs.
+        Bytes of all their outputs, or of the most that are combined at once.
 
     Attributes
     ----------
@@ -182,10 +182,11 @@ class Draft:
     largest
         Bytes of the largest output.
     most
-        Bytes of all outputs, at most, that are combined at once.
+        Bytes of the outputs in the largest of these groups.
     """
 
     __slots__ = (
+        "_alone",
         "_first",
         "_last",
         "_loaded",
@@ -205,10 +206,12 @@ class Draft:
     end: tuple[float, ...]
     largest: float
     most: float
+    #: Whether it has but one task
+    _alone: bool
     _start: TaskState
+    _last: TaskState
     #: Of the group of tasks that are combined next
     _first: TaskState
-    _last: TaskState
     _number: int
     _loaded: float
     _made: float
@@ -222,6 +225,7 @@ class Draft:
     _workers: int
 
     def __init__(self, ts: TaskState, end: tuple[float, ...], workers: int):
+        self._alone = is_cut_up(ts)
         self._start = self._first = self._last = ts
         self._number = self._members = 1
         self._loaded, self._made = output_until_reduced(ts)
@@ -241,7 +245,7 @@ class Draft:
         ts
             The task that comes next in the queue.
         """
-        if is_cut_up(self._first) or is_cut_up(ts):
+        if self._alone or is_cut_up(ts):
             return False
         if priority_of(ts) > self.end and not self._goes_on(ts):
             return False
@@ -268,11 +272,12 @@ class Draft:
         if self._number < self._members:
             # Others of it are not ready yet
             return False
+        last = self._last
+        # Else it is between two groups, and this is known
         if self._whole == self.end:
-            self._whole, self._members = end_of_family(self._last, 2)
+            self._whole, self._members = end_of_family(last, 2)
         if priority_of(ts) > self._whole:
             return False
-        last = self._last
         # What is not combined is held as it is
         reduction, _ = next(_reductions(last, max), (last, last))
         partial = expected_output(reduction) or 0.0
@@ -507,7 +512,7 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
     more urgent is needed that is not there yet.
     """
     whole = priority_of(ts)
-    # What is combined has to be larger
+    # What a stencil makes has to be larger, to be combined
     bound = -1.0
     reductions = zip(_reductions(ts, min), _reductions(ts, max))
     for (first, before), (last, _) in itertools.islice(reductions, 2):

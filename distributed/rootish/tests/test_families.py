@@ -432,13 +432,19 @@ def test_family_that_makes_much_is_short() -> None:
     assert s.give(1) is loads[1]
 
 
-def combined(s: Paper, *numbers: int, nbytes: int | None = 10) -> list[TaskState]:
-    """Return loads of which so many are combined at once, and what is made of that."""
+def combined(
+    s: Paper, *numbers: int, nbytes: int | None = 10, partial: int | None = None
+) -> list[TaskState]:
+    """Return loads of which so many are combined at once, and what is made of that.
+
+    Partial results are as large as loads, if they are not said to be otherwise.
+    """
+    partial = nbytes if partial is None else partial
     loads, sums = [], []
     n = 0
     for number in numbers:
         some = [s.add("load", n + i, nbytes=nbytes) for i in range(number)]
-        sums.append(s.add("sum", n + number, *some, nbytes=nbytes))
+        sums.append(s.add("sum", n + number, *some, nbytes=partial))
         loads += some
         n += number + 1
     s.add("total", n, *sums)
@@ -457,24 +463,13 @@ def test_what_is_combined_at_once_is_one_family(nbytes: int | None) -> None:
     assert s.give(1) is loads[MOST_AT_ONCE]
 
 
-def in_pairs(s: Paper, number: int, nbytes: int, partial: int) -> list[TaskState]:
-    """Return so many loads that are combined in pairs, and the pairs all at once."""
-    loads, pairs = [], []
-    for n in range(0, 2 * number, 4):
-        pair = [s.add("load", n + i, nbytes=nbytes) for i in range(2)]
-        pairs.append(s.add("pair", n + 2, *pair, nbytes=partial))
-        loads += pair
-    s.add("total", 2 * number, *pairs, s.add("late", 2 * number - 1))
-    return loads
-
-
 @pytest.mark.parametrize(
     ("partial", "number"), [(10, 2 * MOST), (15, 6), (16, 4), (1, MOST)]
 )
 def test_family_goes_on_with_what_is_combined_next(partial: int, number: int) -> None:
     """As long as partial results are within the bound, too; if small, loads count."""
     s = Paper(2)
-    loads = in_pairs(s, 12, 10, partial)
+    loads = combined(s, *[2] * 6, partial=partial)
     s.enqueue(*loads, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[number]
@@ -499,8 +494,8 @@ def test_partial_results_of_all_that_is_combined_at_once() -> None:
 def test_what_is_not_combined_is_a_partial_result() -> None:
     """It is held as it is, and counts as that."""
     s = Paper(2)
-    loads = in_pairs(s, 12, 10, 10)
-    results = [s.add("load", n + 0.5, nbytes=10) for n in (4, 5)]
+    loads = combined(s, *[2] * 6)
+    results = [s.add("load", n + 0.5, nbytes=10) for n in (3, 4)]
     s.enqueue(*loads, *results, *rest(s))
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[2 * MOST]
