@@ -9,8 +9,9 @@ neighbor of the next, and a chunk with its weights and its mask are all stretche
 What bounds a family is memory: until it is combined, its worker holds what its tasks
 have made, and so does every other worker. Everything here is counted in bytes. Where
 being longer costs no memory, a family may be longer: for what has to be held in any
-case (:class:`Reach`), and for partial results, which take the place of what was loaded
-for them (:class:`Draft`). But no worker takes more than its share of what is left.
+case, or at once for a single task (:class:`Reach`), and for partial results, which take
+the place of what was loaded for them (:class:`Draft`). But no worker takes more than
+its share of what is left.
 
 Whatever looks at other tasks looks at :data:`LOOKED_AT` of them at most, so that its
 cost does not grow with the graph.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.rootish.policy import (
+    HANDLE_BYTES,
     LOOKED_AT,
     SMALL_PART,
     UNKNOWN_OUTPUT,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 #: What the tasks of a family may load before it is combined, what may be made of that,
 #: and to what they may be combined, as a multiple of the largest output among them. As
-#: much again may be loaded for what is combined at once, or becomes ready late.
+#: much again may be loaded for what is combined at once.
 FAMILY_OUTPUT = 4.6
 
 priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority")
@@ -58,17 +60,11 @@ class Family:
         The tasks, in the order of their priority.
     end
         Tasks of this priority or before, which become ready late, are of this family.
-    largest
-        Bytes of the largest output among them.
-    loaded
-        Bytes of all their outputs, or of the most that are combined at once.
 
     Attributes
     ----------
     cells
         The tasks, the next one last.
-    late
-        Bytes beyond its bound, and those that tasks bring in which became ready late.
     priority
         Of the task that was the first.
     number
@@ -80,8 +76,6 @@ class Family:
     __slots__ = (
         "cells",
         "end",
-        "largest",
-        "late",
         "number",
         "priority",
         "worker",
@@ -89,25 +83,15 @@ class Family:
 
     cells: list[Cell]
     end: tuple[float, ...]
-    largest: float
-    late: float
     number: int
     priority: tuple[float, ...]
     worker: WorkerState | None
 
-    def __init__(
-        self,
-        cells: list[Cell],
-        end: tuple[float, ...],
-        largest: float,
-        loaded: float,
-    ):
+    def __init__(self, cells: list[Cell], end: tuple[float, ...]):
         self.priority = priority_of(cells[0][0])
         cells.reverse()
         self.cells = cells
         self.end = end
-        self.largest = largest
-        self.late = max(loaded - FAMILY_OUTPUT * largest, 0.0)
         self.number = 0
         self.worker = None
 
@@ -126,36 +110,21 @@ class Family:
         kind: Kind = self.cells[-1][1]
         return kind
 
-    def adopt(self, ts: TaskState, cell: Cell) -> bool:
-        """Take in a task that has become ready late, if there is room for it.
+    def adopt(self, cell: Cell) -> None:
+        """Take in a task that has become ready late.
 
         Parameters
         ----------
-        ts
-            A task that comes, or is combined with others, between the first task of the
-            family and its end.
         cell
-            Holds it as long as it is queued.
-
-        Returns
-        -------
-        bool
-            Whether there was room.
+            Holds the task as long as it is queued. The task comes, or is combined with
+            others, between the first task of the family and its end.
         """
-        output, _ = output_until_reduced(ts)
-        largest = max(self.largest, output)
-        if self.late + output > FAMILY_OUTPUT * largest:
-            return False
-        self.late += output
-        self.largest = largest
+        priority = priority_of(cell[0])
         cells = self.cells
         n = len(cells)
-        while n and not (
-            cells[n - 1] and priority_of(cells[n - 1][0]) > priority_of(ts)
-        ):
+        while n and not (cells[n - 1] and priority_of(cells[n - 1][0]) > priority):
             n -= 1
         cells.insert(n, cell)
-        return True
 
 
 class Draft:
@@ -179,15 +148,12 @@ class Draft:
     ----------
     end
         Up to where tasks are neighbors.
-    largest
-        Bytes of the largest output.
-    most
-        Bytes of the outputs in the largest of these groups.
     """
 
     __slots__ = (
         "_alone",
         "_first",
+        "_largest",
         "_last",
         "_loaded",
         "_made",
@@ -199,13 +165,9 @@ class Draft:
         "_whole",
         "_workers",
         "end",
-        "largest",
-        "most",
     )
 
     end: tuple[float, ...]
-    largest: float
-    most: float
     #: Whether it has but one task
     _alone: bool
     _start: TaskState
@@ -213,6 +175,8 @@ class Draft:
     #: Of the group of tasks that are combined next
     _first: TaskState
     _number: int
+    #: Bytes of the largest output
+    _largest: float
     _loaded: float
     _made: float
     _reach: Reach | None
@@ -229,7 +193,7 @@ class Draft:
         self._start = self._first = self._last = ts
         self._number = self._members = 1
         self._loaded, self._made = output_until_reduced(ts)
-        self.largest = self.most = self._loaded
+        self._largest = self._loaded
         self._partials = 0.0
         self._reach = None
         self._workers = workers
@@ -237,20 +201,25 @@ class Draft:
             end, self._members = end_of_family(ts, 1)
         self.end = self._whole = end
 
-    def takes(self, ts: TaskState) -> bool:
+    def takes(self, ts: TaskState, share_left: bool) -> bool:
         """Take the next task, if it is of the family; return whether it is.
 
         Parameters
         ----------
         ts
             The task that comes next in the queue.
+        share_left
+            Whether the family is less than its worker's share of what waits. It may be
+            more only for what is combined at once beyond its bound.
         """
         if self._alone or is_cut_up(ts):
+            return False
+        if not (share_left or (self._reach and self._reach.combines(ts))):
             return False
         if priority_of(ts) > self.end and not self._goes_on(ts):
             return False
         output, makes = output_until_reduced(ts)
-        largest = max(self.largest, output)
+        largest = max(self._largest, output)
         loaded = self._loaded + output
         made = self._made + makes
         bound = FAMILY_OUTPUT * largest
@@ -259,10 +228,9 @@ class Draft:
                 self._reach = reach_of(self._first, self._workers)
             if not self._reach.covers(ts, loaded <= 2 * bound):
                 return False
-        self.largest = largest
+        self._largest = largest
         self._loaded = loaded
         self._made = made
-        self.most = max(self.most, loaded)
         self._last = ts
         self._number += 1
         return True
@@ -281,12 +249,12 @@ class Draft:
         # What is not combined is held as it is
         reduction, _ = next(_reductions(last, max), (last, last))
         partial = expected_output(reduction) or 0.0
-        if partial <= SMALL_PART * self.largest:
+        if partial <= SMALL_PART * self._largest:
             self.end = self._whole
             return True
         self._partials += partial
         held = self._partials + partial
-        bound = FAMILY_OUTPUT * self.largest
+        bound = FAMILY_OUTPUT * self._largest
         if held > bound:
             reach = reach_of(self._start, self._workers)
             if not reach.covers(ts, held <= 2 * bound):
@@ -456,6 +424,8 @@ class Reach(NamedTuple):
     ----------
     whole
         Priority of the task that combines the first with others, if that frees it.
+    reduction
+        That task, if it is known to combine data; else None.
     held
         Priority of the last task that is loaded before the output of the first can be
         freed.
@@ -464,8 +434,25 @@ class Reach(NamedTuple):
     """
 
     whole: tuple[float, ...]
+    reduction: TaskState | None
     held: tuple[float, ...]
     share: tuple[float, ...]
+
+    def combines(self, ts: TaskState) -> bool:
+        """Whether a task is combined with the first, by a task that needs all at once.
+
+        However many these are, the worker that combines them holds all of them. If
+        others load them, it has to copy them as well.
+
+        Parameters
+        ----------
+        ts
+            A task that comes next.
+        """
+        reduction = self.reduction
+        return reduction is not None and any(
+            other is reduction for other, _ in _reductions(ts, min)
+        )
 
     def covers(self, ts: TaskState, has_room: bool) -> bool:
         """Whether a task that comes next is of the family.
@@ -478,7 +465,7 @@ class Reach(NamedTuple):
             Whether all that is loaded is within twice the bound.
         """
         priority = priority_of(ts)
-        if has_room and priority <= self.whole:
+        if priority <= self.whole and (has_room or self.combines(ts)):
             return True
         return priority <= self.share and held_until(ts) >= self.held
 
@@ -500,18 +487,31 @@ def reach_of(ts: TaskState, workers: int) -> Reach:
         # Priorities within a graph are consecutive numbers
         share = *first[:2], first[2] + (held[2] - first[2]) / workers
         share = max(share, first_use(ts))
-    return Reach(_combined_at(ts), held, share)
+    return Reach(*_combined_by(ts), held, share)
 
 
-def _combined_at(ts: TaskState) -> tuple[float, ...]:
-    """Return the priority of the task that combines another with all that it needs.
+def _combined_by(ts: TaskState) -> tuple[tuple[float, ...], TaskState | None]:
+    """Return where a task is combined with all that it needs, and by which task.
 
     Chunks that are combined with those of another field are so with their neighbors
     next. So is what a stencil makes of them, and if that is large, they are together
-    for it. That of ``ts`` if another use needs tasks that come later, or if something
-    more urgent is needed that is not there yet.
+    for it.
+
+    Parameters
+    ----------
+    ts
+        A task that is queued.
+
+    Returns
+    -------
+    whole: tuple
+        Priority of the task that combines it. That of ``ts`` if another use needs tasks
+        that come later, or if something more urgent is needed that is not there yet.
+    reduction: TaskState or None
+        That task, if it combines several of what is known to be data.
     """
     whole = priority_of(ts)
+    reduction = None
     # What a stencil makes has to be larger, to be combined
     bound = -1.0
     reductions = zip(_reductions(ts, min), _reductions(ts, max))
@@ -521,7 +521,8 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
                 break
             bound = SMALL_PART * (expected_output(ts) or 0)
             continue
-        if (mean_output(before.group) or 0) <= bound:
+        made = mean_output(before.group) or 0
+        if made <= bound:
             break
         some = itertools.islice(first.waiting_on or (), LOOKED_AT)
         more_urgent = (dts for dts in some if priority_of(dts) < priority_of(ts))
@@ -529,8 +530,10 @@ def _combined_at(ts: TaskState) -> tuple[float, ...]:
             break
         whole = priority_of(first)
         if count_alike(first.dependencies, before.group) > 1:
+            if made > HANDLE_BYTES:
+                reduction = first
             break
-    return whole
+    return whole, reduction
 
 
 def renamed(ts: TaskState) -> TaskState:

@@ -372,8 +372,9 @@ class Lane:
             return False
         begun = family.worker is not None
         # What is held back waits for all of its kind
-        if (begun and self._is_held(ts, cell[1])) or not family.adopt(ts, cell):
+        if begun and self._is_held(ts, cell[1]):
             return False
+        family.adopt(cell)
         if begun:
             self._note(cell)
             self._push(family)
@@ -646,7 +647,7 @@ class Lane:
         after = None
         while (more := self._top()) and (after := more.head()):
             # The others have their share of what is left as well
-            if len(cells) * workers >= self.count or not draft.takes(after):
+            if not draft.takes(after, len(cells) * workers < self.count):
                 break
             cells.append(more.pop())
         else:
@@ -669,7 +670,7 @@ class Lane:
         self._end = end = draft.end
         if after and priority_of(after) <= end:
             end = priority_of(last)
-        family = Family(cells, end, draft.largest, draft.most)
+        family = Family(cells, end)
         bisect.insort(self.next, family, key=priority_of)
         bisect.insort(self._spans, family, key=priority_of)
         return family

@@ -23,12 +23,13 @@ restrictions
 
 Ahead of a more urgent task that the same worker may run goes nothing but the rest of
 families that were begun: one for each thread of a worker and the one before. None goes
-on beyond the second reduction, or has more than the worker's share of what waits. In
-memory at once are loads of 4.6 times the largest output, partial results of as much,
-and as much again of what is combined at once or becomes ready late; or what must be
-held in any case. A task costs O(log tasks), however many workers, groups and dependents
-there are; see :mod:`distributed.rootish.lanes`. Where tasks are restricted, all workers
-with a thread free for them may be asked, each for the lanes that are open to it.
+on beyond the second reduction. In memory at once are loads of 4.6 times the largest
+output, partial results of as much, and as much again of what is combined at once; or
+what a single task combines; or the worker's share of what must be held in any case. A
+task that becomes ready late is of the family that it is combined with. A task costs
+O(log tasks), however many workers, groups and dependents there are; see
+:mod:`distributed.rootish.lanes`. Where tasks are restricted, all workers with a thread
+free for them may be asked, each for the lanes that are open to it.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from distributed.rootish.families import (
 )
 from distributed.rootish.policy import (
     CONSUMER,
+    HANDLE_BYTES,
     LOOKED_AT,
     PRODUCER,
     UNKNOWN_OUTPUT,
@@ -44,11 +45,10 @@ from distributed.scheduler import TaskState
 
 OFF = {"distributed.scheduler.rootish-co-assignment": False}
 
-#: Tasks of one output that a family has at most; if they are combined at once; and that
-#: come late
+#: Tasks of one output that a family has at most; and if they are combined at once, but
+#: are not known to be data
 MOST = int(FAMILY_OUTPUT)
 MOST_AT_ONCE = int(2 * FAMILY_OUTPUT)
-MOST_LATE = int(FAMILY_OUTPUT)
 
 
 def rest(s: Paper) -> list[TaskState]:
@@ -403,7 +403,7 @@ def test_weights_and_chunks_are_one_family() -> None:
     assert [b for _, b in taken] == families[1]
 
 
-@pytest.mark.parametrize("nbytes", [None, 1, 2 * MIB])
+@pytest.mark.parametrize("nbytes", [None, 1, HANDLE_BYTES])
 def test_large_family_is_shared_out(nbytes: int | None) -> None:
     """Memory bounds it, also while nothing is known of the outputs."""
     s = Paper(2)
@@ -413,6 +413,38 @@ def test_large_family_is_shared_out(nbytes: int | None) -> None:
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[MOST_AT_ONCE]
     assert s.give(0) is loads[1]
+
+
+@pytest.mark.parametrize("made", [HANDLE_BYTES, HANDLE_BYTES + 1])
+@pytest.mark.parametrize("share", [False, True])
+def test_data_that_one_task_combines_is_one_family(made: int, share: bool) -> None:
+    """Its worker has to hold all of it, also if that is more than its share."""
+    s = Paper(2)
+    loads, number = [], 3 * MOST_AT_ONCE
+    for first in (0, 1000):
+        some = [s.add("load", first + 3 * n, nbytes=MIB) for n in range(number)]
+        names = [s.add("name", first + 3 * n + 1, ts) for n, ts in enumerate(some)]
+        uses = [
+            s.add("use", first + 3 * n + 2, ts, nbytes=made)
+            for n, ts in enumerate(names)
+        ]
+        s.add("merge", first + 999, *uses)
+        loads += some
+    s.enqueue(*loads[: number + 4], *(rest(s) if share else ()))
+    assert s.give(0) is loads[0]
+    at_once = made > HANDLE_BYTES
+    assert s.give(1) is loads[number if at_once else MOST_AT_ONCE]
+
+
+def test_only_what_the_same_task_combines_is_of_one_family() -> None:
+    """Beyond the bound, priority does not tell: other graphs have theirs."""
+    s = Paper(2)
+    loads = [s.add("load", n, nbytes=MIB) for n in range(3 * MOST_AT_ONCE)]
+    s.add("merge", 100, *loads[: 2 * MOST_AT_ONCE])
+    s.add("other", 99, *loads[2 * MOST_AT_ONCE :])
+    s.enqueue(*loads, *rest(s))
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[2 * MOST_AT_ONCE]
 
 
 def test_family_that_makes_much_is_short() -> None:
@@ -518,19 +550,6 @@ def test_rest_of_what_is_combined_goes_on() -> None:
     assert s.give(0) is loads[0]
     assert s.give(1) is loads[MOST_AT_ONCE]
     assert s.give(2) is loads[MOST_AT_ONCE + 5]
-
-
-def test_late_members_of_a_family_that_was_long_before() -> None:
-    """What was above the bound in any group of it is not there for them."""
-    s = Paper(2)
-    loads = combined(s, MOST_AT_ONCE, 2)
-    late = s.add("load", MOST_AT_ONCE + 2.5, nbytes=10)
-    s.enqueue(*loads, *rest(s))
-    assert s.give(0) is loads[0]
-    [family] = s.queue.open.begun[s.all[0]]
-    assert family.cells[0][0] is loads[-1]
-    s.enqueue(late)
-    assert all(cell[0] is not late for cell in family.cells if cell)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -687,7 +706,7 @@ def test_nothing_is_held_for_another_graph() -> None:
         s.add("subtract", 10 + n, ts, mean, graph=1, nbytes=1)
     assert held_until(loads[0]) == later[-1].priority
     assert reach_of(loads[0], 2) == Reach(
-        loads[0].priority, later[-1].priority, loads[0].priority
+        loads[0].priority, None, later[-1].priority, loads[0].priority
     )
 
 
@@ -874,16 +893,18 @@ def test_late_members_go_first() -> None:
     assert s.give_all(0) == loads[1:]
 
 
-def test_late_members_are_bounded() -> None:
-    """By what they load: others take what is more."""
+def test_all_late_members_join() -> None:
+    """However many these are: what combines them needs all, and the first as well."""
     s = Paper(2)
     first = s.add("load", 0, nbytes=10)
-    late = [s.add("load", n) for n in range(1, 40)]
+    late = [s.add("load", n) for n in range(1, 4 * MOST_AT_ONCE)]
     s.add("sum", 100, first, *late, nbytes=1)
-    s.enqueue(first, s.add("last", 1000))
+    last = s.add("last", 1000)
+    s.enqueue(first, last)
     assert s.give(0) is first
     s.enqueue(*late)
-    assert s.give(1) is late[MOST_LATE]
+    assert s.give(1) is last
+    assert s.give(0) is late[0]
 
 
 def test_late_weights_join_whatever_may_be_made_of_them() -> None:
@@ -919,20 +940,6 @@ def test_late_weights_of_the_first_chunk_join(
     assert s.give(0) is loads[0]
     s.enqueue(weights)
     assert s.give(1 - joins) is weights
-
-
-@pytest.mark.parametrize("number", [MOST, MOST_AT_ONCE])
-def test_late_members_and_what_is_combined_at_once_share_a_bound(number: int) -> None:
-    """A family that is longer already takes in nothing more."""
-    s = Paper(2)
-    loads = [s.add("load", 2 * n, nbytes=10) for n in range(number)]
-    late = s.add("load", 1, nbytes=10)
-    s.add("sum", 100, *loads, late)
-    s.enqueue(*loads, *rest(s))
-    assert s.give(0) is loads[0]
-    s.enqueue(late)
-    [family] = s.queue.open.begun[s.all[0]]
-    assert (late in [cell[0] for cell in family.cells if cell]) is (number == MOST)
 
 
 def test_families_are_made_when_they_are_needed() -> None:
