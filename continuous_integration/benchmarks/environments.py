@@ -96,6 +96,7 @@ def measuring_identity() -> str:
     folder = Path(__file__).parent
     names = (
         "computations.py",
+        "generated.py",
         "graphs.py",
         "kinds.py",
         "measure.py",

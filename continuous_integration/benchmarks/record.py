@@ -35,7 +35,7 @@ import dask
 from dask.utils import key_split
 
 # Registers its workloads
-from continuous_integration.benchmarks import computations, kinds  # noqa: F401
+from continuous_integration.benchmarks import computations, generated, kinds  # noqa: F401
 from continuous_integration.benchmarks.environments import alone
 from continuous_integration.benchmarks.measure import install, policy_setting
 from continuous_integration.benchmarks.progress import say
