@@ -633,16 +633,11 @@ class Cluster(Simulation):
         """Yield what is wrong in the books of the queue."""
         places: Counter[Any] = Counter()
         for lane in queue.lanes():
-            for line in lane.lines():
-                tasks = [cell[0] for _, _, cell in line.cells if cell]
+            for some in (*lane.lines(), *lane.families()):
+                tasks = list(some.tasks())
                 places.update(tasks)
-                if tasks and line.head() is not min(tasks, key=priority_of):
-                    yield "a line is not in order"
-            for family in lane.families():
-                tasks = [cell[0] for cell in family.cells if cell]
-                places.update(tasks)
-                if sorted(tasks, key=priority_of)[::-1] != tasks:
-                    yield "a family is not in order"
+                if tasks and some.head() is not min(tasks, key=priority_of):
+                    yield f"a {type(some).__name__} is not in order"
             if lane.count < 0 or not (lane.count or lane is queue.open):
                 yield f"a lane has {lane.count} tasks"
         for ts in queue:

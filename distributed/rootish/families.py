@@ -19,6 +19,7 @@ cost does not grow with the graph.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import operator
@@ -51,7 +52,35 @@ priority_of: Callable[[Any], tuple[float, ...]] = operator.attrgetter("priority"
 Cell = list[Any]
 
 
-class Family:
+class InOrder:
+    """Queued tasks, in the order of their priority.
+
+    Attributes
+    ----------
+    cells
+        A heap: the priority of each task, a number that no other has, and its cell.
+    """
+
+    __slots__ = ("cells",)
+
+    cells: list[tuple[tuple[float, ...], int, Cell]]
+
+    def head(self) -> TaskState | None:
+        """Return the first task that is still queued."""
+        cells = self.cells
+        while cells:
+            if cell := cells[0][2]:
+                ts: TaskState = cell[0]
+                return ts
+            heapq.heappop(cells)
+        return None
+
+    def tasks(self) -> Iterator[TaskState]:
+        """Yield the tasks that are still queued, in whatever order."""
+        return (cell[0] for _, _, cell in self.cells if cell)
+
+
+class Family(InOrder):
     """Neighbors in the queue.
 
     Parameters
@@ -63,8 +92,6 @@ class Family:
 
     Attributes
     ----------
-    cells
-        The tasks, the next one last.
     priority
         Of the task that was the first.
     number
@@ -73,58 +100,26 @@ class Family:
         The worker that has begun it, None if nobody has.
     """
 
-    __slots__ = (
-        "cells",
-        "end",
-        "number",
-        "priority",
-        "worker",
-    )
+    __slots__ = ("end", "number", "priority", "worker")
 
-    cells: list[Cell]
     end: tuple[float, ...]
     number: int
     priority: tuple[float, ...]
     worker: WorkerState | None
 
-    def __init__(self, cells: list[Cell], end: tuple[float, ...]):
-        self.priority = priority_of(cells[0][0])
-        cells.reverse()
+    def __init__(
+        self, cells: list[tuple[tuple[float, ...], int, Cell]], end: tuple[float, ...]
+    ):
+        self.priority = cells[0][0]
         self.cells = cells
         self.end = end
         self.number = 0
         self.worker = None
 
-    def head(self) -> TaskState | None:
-        """Return the first task that is still queued."""
-        cells = self.cells
-        while cells:
-            if cells[-1]:
-                ts: TaskState = cells[-1][0]
-                return ts
-            cells.pop()
-        return None
-
     def kind(self) -> Kind:
         """Return the kind of the first task. One has to be queued."""
-        kind: Kind = self.cells[-1][1]
+        kind: Kind = self.cells[0][2][1]
         return kind
-
-    def adopt(self, cell: Cell) -> None:
-        """Take in a task that has become ready late.
-
-        Parameters
-        ----------
-        cell
-            Holds the task as long as it is queued. The task comes, or is combined with
-            others, between the first task of the family and its end.
-        """
-        priority = priority_of(cell[0])
-        cells = self.cells
-        n = len(cells)
-        while n and not (cells[n - 1] and priority_of(cells[n - 1][0]) > priority):
-            n -= 1
-        cells.insert(n, cell)
 
 
 class Draft:

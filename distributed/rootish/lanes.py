@@ -22,6 +22,7 @@ from distributed.rootish.families import (
     Cell,
     Draft,
     Family,
+    InOrder,
     first_use,
     graph_of,
     priority_of,
@@ -189,8 +190,8 @@ class Pool:
         )
 
 
-class _Line:
-    """Tasks of one kind, in the order of priority. They are held back together.
+class _Line(InOrder):
+    """Tasks of one kind, which are held back together.
 
     Parameters
     ----------
@@ -198,34 +199,18 @@ class _Line:
         Of the tasks.
     """
 
-    __slots__ = ("cells", "held", "kind", "place")
+    __slots__ = ("held", "kind", "place")
 
     held: bool
     kind: Kind
     #: Priority by which it waits for its turn, None if it does not
     place: Any
-    #: A heap: the priority of each task, a number that no other has, and its cell
-    cells: list[tuple[Any, int, Cell]]
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.held = False
         self.place = None
         self.cells = []
-
-    def head(self) -> TaskState | None:
-        """Return the first task that is still queued."""
-        cells = self.cells
-        while cells:
-            if cell := cells[0][2]:
-                ts: TaskState = cell[0]
-                return ts
-            heapq.heappop(cells)
-        return None
-
-    def pop(self) -> Cell:
-        """Remove and return what :meth:`head` has found."""
-        return heapq.heappop(self.cells)[2]
 
 
 class Lane:
@@ -346,9 +331,14 @@ class Lane:
             if is_chain(kind):
                 self.pool.chains[kind[0]] += 1
         priority = priority_of(ts)
-        heapq.heappush(line.cells, (priority, next(self._counter), cell))
+        self._insert(line, cell)
         if not line.held and (line.place is None or priority < line.place):
             self._place(line, priority)
+
+    def _insert(self, tasks: InOrder, cell: Cell) -> None:
+        """Put a task where it is in order."""
+        entry = priority_of(cell[0]), next(self._counter), cell
+        heapq.heappush(tasks.cells, entry)
 
     def _drop(self, line: _Line) -> None:
         """Forget a line of which no task is left."""
@@ -374,7 +364,7 @@ class Lane:
         # What is held back waits for all of its kind
         if begun and self._is_held(ts, cell[1]):
             return False
-        family.adopt(cell)
+        self._insert(family, cell)
         if begun:
             self._note(cell)
             self._push(family)
@@ -408,7 +398,7 @@ class Lane:
                     self._place(line, priority_of(ts))
                 elif line.kind[1] == "" and kind_of(ts)[1]:
                     # Its consumers came after it
-                    cell = line.pop()
+                    *_, cell = heapq.heappop(line.cells)
                     cell[1] = self._queue.kind_of(ts)
                     self._put(cell)
                     continue
@@ -444,12 +434,12 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
-        own = None
+        own = ts = None
         for family in self.begun.get(ws, ()):
-            if family.head() and (own is None or family.priority < own.priority):
-                own = family
-        if own and own.priority[:2] <= self._most_urgent():
-            return Choice(own.cells[-1][0], ws, "own", own, self)
+            if (head := family.head()) and not (own and own.priority < family.priority):
+                own, ts = family, head
+        if own and ts and own.priority[:2] <= self._most_urgent():
+            return Choice(ts, ws, "own", own, self)
         if self.held:
             self._take_back()
         first = self._first()
@@ -520,7 +510,7 @@ class Lane:
         family.number = self._number
         family.worker = ws
         self._push(family)
-        for cell in family.cells:
+        for *_, cell in family.cells:
             if cell:
                 self._note(cell)
         mine = self.begun.setdefault(ws, [])
@@ -626,7 +616,8 @@ class Lane:
                 return family
         if line := self._top():
             family = self._draw(line)
-            if not self._is_held(family.cells[-1][0], family.kind()):
+            *_, cell = family.cells[0]
+            if not self._is_held(*cell):
                 return family
             n += 1
         self._holds = bool(n or self.held)
@@ -640,8 +631,8 @@ class Lane:
         line
             What :meth:`_top` has returned.
         """
-        cells = [line.pop()]
-        ts = cells[0][0]
+        cells = [heapq.heappop(line.cells)]
+        ts = cells[0][2][0]
         workers = len(self.pool.workers)
         draft = Draft(ts, self._end, workers)
         after = None
@@ -649,10 +640,10 @@ class Lane:
             # The others have their share of what is left as well
             if not draft.takes(after, len(cells) * workers < self.count):
                 break
-            cells.append(more.pop())
+            cells.append(heapq.heappop(more.cells))
         else:
             after = None
-        last = cells[-1][0]
+        last = cells[-1][2][0]
         if (
             after
             and len(cells) > 1
@@ -661,10 +652,10 @@ class Lane:
         ):
             # What is combined first is not torn
             while True:
-                cell = cells.pop()
+                *_, cell = cells.pop()
                 after = cell[0]
                 self._put(cell)
-                last = cells[-1][0]
+                last = cells[-1][2][0]
                 if len(cells) < 2 or priority_of(after) >= first_use(last):
                     break
         self._end = end = draft.end

@@ -716,12 +716,12 @@ class RootishQueue(MutableSet["TaskState"]):
                     reason = "backpressure"
                 else:
                     reason = order if family.worker is None else "family"
-                count(reason, Counter(cell[0].group for cell in family.cells if cell))
+                count(reason, Counter(ts.group for ts in family.tasks()))
             for line in lane.lines():
                 if line.held or closed:
                     count(
                         "backpressure" if line.held else order,
-                        Counter(cell[0].group for _, _, cell in line.cells if cell),
+                        Counter(ts.group for ts in line.tasks()),
                     )
         # Most tasks are in none of these; they are not looked at
         for tg, queued in left.items():

@@ -551,11 +551,7 @@ def test_what_joins_the_family_of_a_chain(name: str, begun: bool) -> None:
     s.enqueue(*loads)
     assert s.give(0) if begun else s.offer(0)
     s.enqueue(ts)
-    [family] = [
-        family
-        for family in s.queue.open.families()
-        if any(cell and cell[0] is ts for cell in family.cells)
-    ]
+    [family] = [family for family in s.queue.open.families() if ts in family.tasks()]
     assert (family.worker is not None) is begun
     assert family.head() in loads
     cell, _ = s.queue._cells[ts]
@@ -675,7 +671,7 @@ def test_held_back_or_not_it_joins_a_family_that_is_not_begun(
     assert choice
     monkeypatch.setattr(RootishQueue, "is_held", lambda *of: True)
     s.enqueue(loads[1])
-    assert loads[1] in [cell[0] for cell in choice.family.cells]
+    assert loads[1] in choice.family.tasks()
 
 
 @pytest.mark.parametrize(

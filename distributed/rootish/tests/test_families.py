@@ -575,7 +575,7 @@ def test_what_is_held_back_does_not_join_a_family_that_was_begun(
     [family] = s.queue.open.begun[s.all[0]]
     monkeypatch.setattr(RootishQueue, "is_held", lambda *of: True)
     s.enqueue(loads[1])
-    assert [cell[0] for cell in family.cells if cell] == [loads[3]]
+    assert list(family.tasks()) == [loads[3]]
     monkeypatch.setattr(RootishQueue, "is_held", lambda *of: False)
     s.enqueue(loads[2])
     assert family.head() is loads[2]

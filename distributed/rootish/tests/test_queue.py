@@ -324,7 +324,7 @@ def test_look_ahead_is_bounded() -> None:
         assert choice
         behind = {t for t in s.queue if priority_of(t) < priority_of(choice.task)}
         families = list(itertools.chain(*s.queue.open.begun.values()))
-        begun = {cell[0] for family in families for cell in family.cells if cell}
+        begun = {ts for family in families for ts in family.tasks()}
         assert behind <= begun or choice.reason == "own"
         assert len(begun) <= AHEAD * len(s.all)
         s.queue.take(choice)
