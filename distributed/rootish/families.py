@@ -444,10 +444,7 @@ class Reach(NamedTuple):
         ts
             A task that comes next.
         """
-        reduction = self.reduction
-        return reduction is not None and any(
-            other is reduction for other, _ in _reductions(ts, min)
-        )
+        return any(other is self.reduction for other, _ in _reductions(ts, min))
 
     def covers(self, ts: TaskState, has_room: bool) -> bool:
         """Whether a task that comes next is of the family.

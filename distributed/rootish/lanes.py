@@ -434,12 +434,12 @@ class Lane:
         ws
             A worker of the pool that has a thread free.
         """
-        own = ts = None
+        own = None
         for family in self.begun.get(ws, ()):
-            if (head := family.head()) and not (own and own.priority < family.priority):
-                own, ts = family, head
-        if own and ts and own.priority[:2] <= self._most_urgent():
-            return Choice(ts, ws, "own", own, self)
+            if family.head() and (own is None or family.priority < own.priority):
+                own = family
+        if own and own.priority[:2] <= self._most_urgent():
+            return Choice(own.cells[0][2][0], ws, "own", own, self)
         if self.held:
             self._take_back()
         first = self._first()
@@ -615,11 +615,7 @@ class Lane:
             else:
                 return family
         if line := self._top():
-            family = self._draw(line)
-            *_, cell = family.cells[0]
-            if not self._is_held(*cell):
-                return family
-            n += 1
+            return self._draw(line)
         self._holds = bool(n or self.held)
         return None
 

@@ -673,6 +673,15 @@ def test_each_worker_has_its_share_of_what_is_held(workers: int) -> None:
         assert s.give(2) is loads[64 - rest + rest // workers]
 
 
+def test_others_have_their_share_of_what_is_held() -> None:
+    """Where the rest of it is not ready yet, the share is one of what waits."""
+    s = Paper(2)
+    loads = anomalies(s, 64)
+    s.enqueue(*loads[:24])
+    assert s.give(0) is loads[0]
+    assert s.give(1) is loads[12]
+
+
 def test_share_is_of_what_is_held_as_long() -> None:
     """What comes in between and is not, is of another family."""
     s = Paper(2)
