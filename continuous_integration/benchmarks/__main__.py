@@ -18,6 +18,7 @@ from continuous_integration.benchmarks import compare as comparing
 from continuous_integration.benchmarks import (
     computations,  # noqa: F401
     fidelity,
+    generated,  # noqa: F401
     kinds,  # noqa: F401
     numbers,
     predicted,
@@ -54,7 +55,7 @@ PACKAGE = "continuous_integration.benchmarks"
 #: What a change of makes comparisons old
 WORKLOAD_MODULES = tuple(
     f"continuous_integration/benchmarks/{name}.py"
-    for name in ("computations", "kinds", "measure", "workloads")
+    for name in ("computations", "generated", "kinds", "measure", "workloads")
 )
 
 
