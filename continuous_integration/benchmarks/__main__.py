@@ -28,6 +28,7 @@ from continuous_integration.benchmarks import (
     scale,
 )
 from continuous_integration.benchmarks.environments import (
+    WORKLOAD_MODULES,
     Environment,
     environments,
     identities,
@@ -53,9 +54,8 @@ from continuous_integration.fork import ForkError
 PACKAGE = "continuous_integration.benchmarks"
 
 #: What a change of makes comparisons old
-WORKLOAD_MODULES = tuple(
-    f"continuous_integration/benchmarks/{name}.py"
-    for name in ("computations", "generated", "kinds", "measure", "workloads")
+WORKLOAD_FILES = tuple(
+    f"continuous_integration/benchmarks/{name}.py" for name in WORKLOAD_MODULES
 )
 
 
@@ -273,7 +273,7 @@ def compare(
         head, *rows = comparing.summary(found, everyone)
         write_figures(
             figures,
-            about=[*SCHEDULER, *WORKLOAD_MODULES],
+            about=[*SCHEDULER, *WORKLOAD_FILES],
             note=f"Workers x threads: {workers} x {threads}, {where}; medians of "
             f"{repeats}: {' → '.join(everyone)} (ratio of the last to the first).",
             head=head,

@@ -91,18 +91,16 @@ def source_identity() -> str:
     return _hash({path: (REPOSITORY / path).read_bytes() for path in paths})
 
 
+#: Modules that have workloads, or run them
+WORKLOAD_MODULES = ("computations", "generated", "kinds", "measure", "workloads")
+
+
 def measuring_identity() -> str:
     """Return a short hash of what measures: results of another are not comparable."""
     folder = Path(__file__).parent
-    names = (
-        "computations.py",
-        "generated.py",
-        "graphs.py",
-        "kinds.py",
-        "measure.py",
-        "simulation.py",
-        "workloads.py",
-    )
+    names = [
+        f"{name}.py" for name in sorted((*WORKLOAD_MODULES, "graphs", "simulation"))
+    ]
     return _hash({name: (folder / name).read_bytes() for name in names})
 
 

@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 
 from continuous_integration.benchmarks import generated
-from continuous_integration.benchmarks.tests.utils import SIDE, client_of, run
+from continuous_integration.benchmarks.tests.utils import SIDE, run
 from distributed import Client
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with client_of(2) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,10 @@ import pytest
 from continuous_integration.benchmarks import kinds, workloads
 from continuous_integration.benchmarks.tests.utils import (
     SIDE,
-    client_of,
     run,
     small_fields,
 )
 from distributed import Client
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with client_of(2) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
